@@ -69,6 +69,7 @@ class Model:
     """The world of one pool.  ``step`` raises AssertionError when a promise is broken."""
 
     PER_NODE = 8  # GPUs: each engine is one pod
+    SURGES = False  # its pools have no gate, and maxSurge
     steps: tuple[Callable[[Model, int], None], ...]
 
     def __init__(self) -> None:
@@ -82,7 +83,7 @@ class Model:
         self.born = 0
         self.mapping, self.replicas, self.seed, self.budget = 0, 4, 1, 1
         self.suspend = self.wait = False
-        self.gated, self.surge = True, 0
+        self.gated, self.surge = not self.SURGES, int(self.SURGES)
 
     @property
     def pool(self) -> Pool:
@@ -174,7 +175,8 @@ class Model:
     def revise(self, argument: int) -> None:
         self.seed = argument % 3 + 1
         self.budget = argument // 4 + 1
-        self.gated = argument % 5 != 4
+        self.gated = argument % 5 != 4 and not self.SURGES
+        self.surge = argument % 4 if self.SURGES else 0
 
     def suspended(self, argument: int) -> None:
         self.suspend, self.wait = argument % 4 == 0, argument // 4 % 2 == 1
@@ -494,21 +496,11 @@ class GroupModel(Model):
 class SurgeModel(Model):
     """The same of pools without a gate, in which new engines may come up beside old ones."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.gated, self.surge = False, 1
-
-    def revise(self, argument: int) -> None:
-        self.seed = argument % 3 + 1
-        self.budget = argument // 4 + 1
-        self.surge = argument % 4
-
-
-SurgeModel.steps = tuple(SurgeModel.revise if step is Model.revise else step for step in STEPS)
+    SURGES = True
 
 
 class GroupSurgeModel(SurgeModel):
     """And of engines of two pods each."""
 
     PER_NODE = 1
-    steps = (*SurgeModel.steps, Model.vanish)
+    steps = (*STEPS, Model.vanish)

@@ -1,6 +1,7 @@
 """Rollouts in which anything happens at any time: they keep their promises, and they end."""
 
 import random
+from typing import Any
 
 import pytest
 
@@ -9,7 +10,7 @@ from tests.unit.plan.test_rollout_tables import _ends, _keeps_its_promises
 
 STEPS = 40
 SEEDS = range(20)
-POOLS = {
+POOLS: dict[str, dict[str, Any]] = {
     "in place": {"rollout": {"maxUnavailable": 1}},
     "half at a time": {"rollout": {"maxUnavailable": "50%"}},
     "one beside": {"rollout": {"maxSurge": 1}},

@@ -307,7 +307,7 @@ class Monitor:
     def _judge_double(
         self, life: PodLife, others: list[PodLife], now: float
     ) -> Iterator[Violation]:
-        for other in others:
+        for other in others if not self._surges(life) else ():
             if self.strict and self._well(other, now - SETTLE_SECONDS):
                 what = f"{life.name} was created beside {other.name}, which was live"
                 yield Violation(invariant="I1", namespace=life.namespace, what=what)
@@ -356,7 +356,8 @@ class Monitor:
         members = [pod for pod in every if pod.live]
         place = (life.namespace, f"{life.pool}/{life.engine} of {life.owner}")
         well = [pod for pod in members if self._well(pod, now)]
-        self._note_excess(place, len(_attempts(well)) > 1, now)
+        most = 1 + bool(self._surges(life))
+        self._note_excess(place, len(_attempts(well)) > most, now)
         serving = [pod.name for pod in well if pod.ready and not pod.node_rank]
         if life.nodes > 1:
             of_it = [pod for pod in every if pod.attempt == life.attempt]
@@ -364,9 +365,14 @@ class Monitor:
             left = [pod for pod in of_it if pod.live and self._well(pod, now)]
             part = (life.namespace, f"a part of {life.engine}-{life.attempt} of {life.owner}")
             self._note_excess(part, bool(lost and left), now)
-        if len(serving) > 1 and self.strict:
+        if len(serving) > most and self.strict:
             self._tell("I1", life.namespace, f"{', '.join(sorted(serving))} are in service at once")
         self._check_count(life, now)
+
+    def _surges(self, life: PodLife) -> int:
+        """How many of the pool's engines may run twice, an old one and a new one."""
+        pool = self.pools.get(life.owner)
+        return pool.wanted.max_surge if pool is not None and pool.wanted is not None else 0
 
     def _note_excess(self, place: tuple[str, str], found: bool, now: float) -> None:
         if found:
@@ -385,7 +391,7 @@ class Monitor:
         place = (life.namespace, f"{live} live pods of {life.pool}")
         counted = [key for key in self._excess if key[1].endswith(f"live pods of {life.pool}")]
         counted = [key for key in counted if key[0] == life.namespace]
-        if live <= pool.wanted.count:
+        if live <= pool.wanted.count + pool.wanted.max_surge:
             for key in counted:
                 del self._excess[key]
         elif not counted:

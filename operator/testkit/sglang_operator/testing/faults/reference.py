@@ -25,6 +25,7 @@ class Expected:
     gpus: int
     nodes: int  # of each engine: so many pods it is
     max_unavailable: int
+    max_surge: int  # engines that may run twice while a revision is rolled out
     suspended: bool
     headless: bool
 
@@ -68,6 +69,7 @@ def expected(spec: Json) -> Expected:
         gpus=gpus,
         nodes=nodes,
         max_unavailable=_share(spec.get("rollout", {}).get("maxUnavailable", 1), active),
+        max_surge=_more(spec.get("rollout", {}).get("maxSurge", 0), active),
         suspended=bool(spec.get("suspend")),
         headless=nodes > 1 or bool(spec.get("network", {}).get("headlessService")),
     )
@@ -75,6 +77,10 @@ def expected(spec: Json) -> Expected:
 
 def _share(value: int | str, of: int) -> int:
     return value if isinstance(value, int) else max(1, int(value[:-1]) * of // 100)
+
+
+def _more(value: int | str, of: int) -> int:
+    return value if isinstance(value, int) else -(-int(value[:-1]) * of // 100)
 
 
 def _name(part: Sequence[int]) -> str:
