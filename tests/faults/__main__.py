@@ -24,7 +24,7 @@ from tests.faults import (
     watches,
 )
 from tests.faults.lab import NODES, Lab, Result, lab
-from tests.faults.model import GroupModel, Model
+from tests.faults.model import GroupModel, GroupSurgeModel, Model, SurgeModel
 
 Explore = Callable[[Lab], Iterator[Result]]
 MODEL_STEPS = 1_000_000
@@ -190,6 +190,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if chosen("model"):
         rows.append(model(arguments.steps, Model, "single pods"))
         rows.append(model(arguments.steps, GroupModel, "groups of two"))
+        rows.append(model(arguments.steps // 4, SurgeModel, "single pods that surge"))
+        rows.append(model(arguments.steps // 4, GroupSurgeModel, "groups of two that surge"))
     print(table(rows))
     return int(any(row.failed for row in rows))
 

@@ -287,36 +287,6 @@ def test_what_is_neither_a_number_nor_a_share_is_refused(value):
     assert "expected a number of engines from 1 to 4096, or a percentage" in problem.message
 
 
-@pytest.mark.parametrize(
-    ("value", "engines", "surge"),
-    [
-        pytest.param(1, 12, 1, id="a number"),
-        pytest.param("25%", 12, 3, id="a share"),
-        pytest.param("25%", 11, 3, id="rounded up"),
-        pytest.param("1%", 12, 1, id="a little is one"),
-        pytest.param("0%", 12, 0, id="none"),
-        pytest.param("50%", 0, 0, id="of none"),
-    ],
-)
-def test_max_surge_is_a_number_or_a_share_of_all_engines(value, engines, surge):
-    pool = a_pool(replicas=engines, rollout={"maxSurge": value}, weights={"gate": "Off"})
-    assert pool.max_surge == surge
-
-
-@pytest.mark.parametrize("value", [-1, 4097, "101%", "two", "5", "1.5%", "x"])
-def test_a_surge_that_is_neither_is_refused(value):
-    found = refused(rollout={"maxSurge": value}, weights={"gate": "Off"}).errors
-    assert [p.field for p in found] == ["spec.rollout.maxSurge"]
-
-
-@pytest.mark.parametrize("value", [1, "25%", "100%"])
-def test_a_surge_of_a_gated_pool_is_refused_in_words(value):
-    (problem,) = refused(rollout={"maxSurge": value}).errors
-    assert problem.reason == "SurgeOfGatedPool"
-    assert "one engine for each rank" in problem.message
-    assert a_pool(rollout={"maxSurge": "0%"}).revision == a_pool().revision
-
-
 # --- which go first
 
 
@@ -335,23 +305,6 @@ def test_engines_go_in_the_order_that_is_asked_for(order, first, then):
     rank = 0 if order == "LowestRankFirst" else 3
     pods[rank] = a_pod(pool, pool.engines[rank], 1, ready=True)
     assert removed(planned(pool, pods)) == [then]
-
-
-def test_without_an_order_the_highest_rank_goes_first():
-    pool = loaded()
-    assert removed(planned(pool, serving(pool, revision=OLD, gate=None))) == ["actor-infer-g6-7-0"]
-
-
-def test_the_partition_keeps_the_lower_ranks_in_every_order():
-    pool = loaded(rollout={"order": "LowestRankFirst", "partition": 2})
-    assert removed(planned(pool, serving(pool, revision=OLD, gate=None))) == ["actor-infer-g4-5-0"]
-
-
-def test_what_misses_a_probe_goes_before_its_turn():
-    pool = loaded(rollout={"order": "LowestRankFirst"})
-    pods = serving(pool, revision=OLD, gate=None)
-    pods[2] = a_pod(pool, pool.engines[2], revision=OLD, **BLIP)
-    assert removed(planned(pool, pods)) == ["actor-infer-g4-5-0"]
 
 
 # --- a pool without ids

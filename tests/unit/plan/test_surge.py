@@ -17,6 +17,7 @@ from tests.builders import (
     all_pods,
     created,
     planned,
+    refused,
     removed,
     weighed,
 )
@@ -166,6 +167,39 @@ def test_a_place_that_is_about_to_be_free_is_waited_for():
     made = plan(pool, Observed(pods=pods, last_gone=NOW), NOW + 14)
     assert not made.removals
     assert made.wake_at == NOW + 15
+
+
+# --- how many
+
+
+@pytest.mark.parametrize(
+    ("value", "engines", "surge"),
+    [
+        pytest.param(1, 12, 1, id="a number"),
+        pytest.param("25%", 12, 3, id="a share"),
+        pytest.param("25%", 11, 3, id="rounded up"),
+        pytest.param("1%", 12, 1, id="a little is one"),
+        pytest.param("0%", 12, 0, id="none"),
+        pytest.param("50%", 0, 0, id="of none"),
+    ],
+)
+def test_max_surge_is_a_number_or_a_share_of_all_engines(value, engines, surge):
+    pool = a_pool(replicas=engines, rollout={"maxSurge": value}, weights={"gate": "Off"})
+    assert pool.max_surge == surge
+
+
+@pytest.mark.parametrize("value", [-1, 4097, "101%", "two", "5", "1.5%", "x"])
+def test_a_surge_that_is_neither_is_refused(value):
+    found = refused(rollout={"maxSurge": value}, weights={"gate": "Off"}).errors
+    assert [p.field for p in found] == ["spec.rollout.maxSurge"]
+
+
+@pytest.mark.parametrize("value", [1, "25%", "100%"])
+def test_a_surge_of_a_gated_pool_is_refused_in_words(value):
+    (problem,) = refused(rollout={"maxSurge": value}).errors
+    assert problem.reason == "SurgeOfGatedPool"
+    assert "one engine for each rank" in problem.message
+    assert a_pool(rollout={"maxSurge": "0%"}).revision == a_pool().revision
 
 
 # --- how it is told
