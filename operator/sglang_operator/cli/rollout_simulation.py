@@ -14,7 +14,7 @@ from sglang_operator.observed import groups
 from sglang_operator.observed.model import Observed, ObservedNode, ObservedPod
 from sglang_operator.plan import plan as plans
 from sglang_operator.plan.plan import CreateEngine, Plan
-from sglang_operator.plan.rollout import Waits
+from sglang_operator.plan.rollout_state import Waits
 from sglang_operator.pool.resolve import Pool
 from sglang_operator.status import rollout_waits
 

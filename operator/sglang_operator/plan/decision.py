@@ -8,7 +8,7 @@ from sglang_operator.api.names import Uid
 from sglang_operator.observed.engine_state import EngineState
 from sglang_operator.observed.engines import EngineStatus
 from sglang_operator.observed.model import ObservedPod, Silence, Termination
-from sglang_operator.plan.rollout import Waiting
+from sglang_operator.plan.rollout_state import Waiting
 from sglang_operator.plan.startup import FailureStreak, Stall
 from sglang_operator.pool.resolve import Engine
 from sglang_operator.pool.tuning import Tuning

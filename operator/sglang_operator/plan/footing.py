@@ -8,7 +8,8 @@ from sglang_operator.api.spec import RolloutOrder
 from sglang_operator.observed.groups import Group
 from sglang_operator.observed.health import Health
 from sglang_operator.observed.model import Observed, ObservedPod
-from sglang_operator.plan import places, rollout, turns
+from sglang_operator.plan import places, turns
+from sglang_operator.plan.rollout_state import RolloutState
 from sglang_operator.pool.resolve import Pool
 
 # A pod for which the scheduler finds no place is given so long after the last one left: it tries
@@ -33,7 +34,7 @@ class LiveGroups:
     tried: frozenset[EngineName] = frozenset()
     now: float = 0.0
 
-    def rollout_state(self, observed: Observed) -> rollout.RolloutState:
+    def rollout_state(self, observed: Observed) -> RolloutState:
         """What ``rollout.going`` decides by."""
         pool, resource = self.pool, self.pool.resource
         ranks = {engine.name: engine.rank for engine in pool.running}
@@ -71,7 +72,7 @@ class LiveGroups:
             for name, group in self.beside.items()
             if (due := self._cramped_from(group, observed)) and due <= self.now
         )
-        return rollout.RolloutState(
+        return RolloutState(
             wanted=pool.running,
             gpus=pool.gpus,
             pods=pool.nodes,

@@ -30,7 +30,7 @@ from sglang_operator.observed.health import Health
 from sglang_operator.observed.model import Observed, ObservedPod
 from sglang_operator.plan import footing, startup
 from sglang_operator.plan.decision import CreateEngine, HungPod, LostPod, Plan, RemovePod
-from sglang_operator.plan.rollout import Waiting
+from sglang_operator.plan.rollout_state import Waiting
 from sglang_operator.plan.startup import CanaryStart, FailureStreak, StartupState
 from sglang_operator.pool.resolve import NO_RANK, Engine, Pool
 from sglang_operator.pool.tuning import Tuning

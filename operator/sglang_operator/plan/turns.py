@@ -9,7 +9,7 @@ not renew has aborted, and one that lets engines sleep wakes them for the next s
 from sglang_operator.api.spec import Recovery
 from sglang_operator.observed.groups import Group
 from sglang_operator.observed.model import Observed, ObservedChild
-from sglang_operator.plan.rollout import Waits
+from sglang_operator.plan.rollout_state import Waits
 from sglang_operator.pool.resolve import Pool
 from sglang_operator.weights.lease_state import Phase, read
 

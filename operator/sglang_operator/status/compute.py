@@ -17,7 +17,7 @@ from sglang_operator.observed.engine_state import EngineState
 from sglang_operator.observed.model import EngineReport, Observed
 from sglang_operator.placement.base import Placed
 from sglang_operator.plan.plan import Plan
-from sglang_operator.plan.rollout import Waits
+from sglang_operator.plan.rollout_state import Waits
 from sglang_operator.pool import shared_memory, tuning
 from sglang_operator.pool.resolve import Owner, Pool, Refused
 from sglang_operator.status import (

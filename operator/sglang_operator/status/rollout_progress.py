@@ -17,7 +17,7 @@ from typing import Any
 from sglang_operator.api import texts
 from sglang_operator.observed.moment import Moment
 from sglang_operator.plan.plan import Plan
-from sglang_operator.plan.rollout import Waits
+from sglang_operator.plan.rollout_state import Waits
 from sglang_operator.pool.resolve import Pool
 from sglang_operator.status import failures
 from sglang_operator.weights import times

@@ -2,7 +2,7 @@
 
 from sglang_operator.api import conditions, texts
 from sglang_operator.plan.plan import Plan
-from sglang_operator.plan.rollout import Waiting, Waits
+from sglang_operator.plan.rollout_state import Waiting, Waits
 from sglang_operator.pool.resolve import Pool
 
 

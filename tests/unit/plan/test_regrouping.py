@@ -12,7 +12,7 @@ import pytest
 from sglang_operator.api import conditions, names
 from sglang_operator.observed.model import ObservedNode, ObservedPod, Sightings
 from sglang_operator.plan.plan import Plan
-from sglang_operator.plan.rollout import Waits
+from sglang_operator.plan.rollout_state import Waits
 from sglang_operator.status import holdups, rollout_waits
 from tests.builders import NOW, a_pod, a_pool, created, planned, removed
 

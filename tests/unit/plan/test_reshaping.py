@@ -16,7 +16,7 @@ from sglang_operator.observed import groups
 from sglang_operator.observed.groups import Group
 from sglang_operator.observed.model import ObservedNode, ObservedPod
 from sglang_operator.plan.plan import Plan
-from sglang_operator.plan.rollout import Waits
+from sglang_operator.plan.rollout_state import Waits
 from sglang_operator.pool.resolve import Pool
 from tests.builders import NOW, a_pool, guide_spec, planned
 from tests.builders import a_pod as built_pod

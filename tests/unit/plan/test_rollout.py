@@ -7,7 +7,7 @@ import pytest
 from sglang_operator.api import names
 from sglang_operator.children import disruption_budget
 from sglang_operator.observed.model import Gate, ObservedNode
-from sglang_operator.plan.rollout import Waiting, Waits
+from sglang_operator.plan.rollout_state import Waiting, Waits
 from sglang_operator.status import rollout_waits
 from tests.builders import (
     NOW,

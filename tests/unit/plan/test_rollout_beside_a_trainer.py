@@ -19,7 +19,7 @@ from sglang_operator.client.errors import NotReady
 from sglang_operator.client.registry import Registry, parse
 from sglang_operator.observed.model import EngineReport, Gate, Loading, ObservedNode, ObservedPod
 from sglang_operator.plan.plan import Plan
-from sglang_operator.plan.rollout import Waiting, Waits
+from sglang_operator.plan.rollout_state import Waiting, Waits
 from sglang_operator.pool.resolve import Pool
 from sglang_operator.weights.lease_state import SLEEP_TAGS, Phase, Transaction, marked
 from tests import builders

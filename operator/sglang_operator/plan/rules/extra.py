@@ -9,7 +9,7 @@ from sglang_operator.api.names import EngineName
 from sglang_operator.observed.groups import Group
 from sglang_operator.plan import turns
 from sglang_operator.plan.planner import EngineGroups, Planner
-from sglang_operator.plan.rollout import Waits
+from sglang_operator.plan.rollout_state import Waits
 
 _TRAINERS = (Waits.FOR_SYNC, Waits.FOR_WAKE)
 
