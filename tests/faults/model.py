@@ -273,9 +273,7 @@ class Model:
             self._check_members(group, states, leaving)
         live = [g for g in every if self._is_live(g, states)]
         staying = [group for group in live if group.first.name not in leaving]
-        kinds = [(group.engine, pool.accepts(group.revision)) for group in staying]
-        if not pool.max_surge:
-            kinds = [(engine, True) for engine, _ in kinds]
+        kinds = [(g.engine, not pool.max_surge or pool.accepts(g.revision)) for g in staying]
         assert len(kinds) == len(set(kinds)), "I1: two live groups of an engine are kept"
         held = {device: group for group in staying for device in group.devices}
         for create in result.creates:
@@ -284,9 +282,7 @@ class Model:
             begun = [group for group in live if group.engine == name]
             stays = [group for group in begun if group in staying]
             assert bool(stays) == bool(begun), "I6: an engine that goes is completed"
-            if pool.max_surge:
-                olds = [group for group in stays if not pool.accepts(group.revision)]
-                stays = [group for group in stays if group not in olds]
+            stays = [g for g in stays if not pool.max_surge or pool.accepts(g.revision)]
             for group in stays:
                 assert create.attempt == group.attempt, "I1: a live engine is created again"
                 assert set(create.node_ranks) <= set(group.missing), "I1: a pod is made twice"
@@ -499,8 +495,5 @@ class SurgeModel(Model):
     SURGES = True
 
 
-class GroupSurgeModel(SurgeModel):
+class GroupSurgeModel(SurgeModel, GroupModel):
     """And of engines of two pods each."""
-
-    PER_NODE = 1
-    steps = (*STEPS, Model.vanish)

@@ -46,6 +46,7 @@ SURGE_NO_ROOM = (
     "them (rollout.maxSurge {surge}){why}, so they are replaced in place, at most {budget} away at "
     "a time"
 )
+SURGE_QUEUED = "queue {queue} has not let pod {pod} in"
 PROGRESS_DEADLINE = (
     "no engine of revision {revision} came up for {seconds} s (rollout.progressDeadlineSeconds), "
     "{up}/{desired} are up; {reason}: {message}; it is tried further; to stop it: {command}"

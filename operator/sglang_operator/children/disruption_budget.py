@@ -37,6 +37,14 @@ def disruption_budget(pool: Pool, weights: GatePlan | None = None) -> dict[str, 
     closed = [each for each in several if each.uid not in opening and is_away(each.leader)]
     # Each is one that is out of service, however many pods it has.
     least -= sum(each.engine.pods - 1 for each in closed)
+    # Of one that comes up beside another (maxSurge) they stand in for none of the pool's pods.
+    least += sum(
+        pod.ready
+        for each in beside
+        if each.name in own
+        for pod in each.members
+        if pod.node_rank and not pod.deleting
+    )
     away = [each.name for each in closed]
     return of_least(pool.owner, max(0, least), spans=True, away=away)
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from sglang_operator.api import texts
 from sglang_operator.api.names import EngineName
 from sglang_operator.api.spec import RolloutOrder
 from sglang_operator.observed.groups import Group
@@ -98,6 +99,7 @@ class LiveGroups:
             cramped=cramped,
             torn=frozenset(n for n in cramped if self.beside[n].unplaced < self.beside[n].size),
             refused=observed.creates_refused,
+            queued=any(pod.is_queued for group in kept.values() for pod in group.members),
             lowest_first=pool.spec.rollout.order is RolloutOrder.LOWEST_RANK_FIRST,
             lacking=next((why for n in kept if (why := self._lacks_else(kept[n]))), ""),
             short=kept[stuck[0]].unplaced if stuck else 1,
@@ -122,8 +124,14 @@ class LiveGroups:
                 yield due
 
     def words(self) -> str:
-        """What the scheduler says of those beside that have no place; "" if nothing."""
-        return next((g.unschedulable for g in self.beside.values() if g.unschedulable), "")
+        """What keeps those beside from a place, in words: a queue's, or the scheduler's; "" if
+        nobody says."""
+        pods = [pod for group in self.beside.values() for pod in group.members]
+        waiting = (*pods, *(pod for group in self.live.values() for pod in group.members))
+        for pod in waiting:
+            if pod.is_queued and pod.queue is not None:
+                return texts.SURGE_QUEUED.format(queue=pod.queue.queue, pod=pod.name)
+        return next((pod.unschedulable for pod in pods if pod.finds_no_node), "")
 
     def _old(self, group: Group) -> places.Old:
         stands = self._health(group)
@@ -174,8 +182,8 @@ class LiveGroups:
         if self._health(group) is not Health.PENDING or self.leaving:
             return None
         latest = group.seen + MOST_PLACE_SECONDS
-        if not group.unschedulable:
-            return latest
+        if not any(pod.finds_no_node for pod in group.members):
+            return latest  # no scheduler has looked: who holds it back may let it in yet
         return min(max(group.seen, observed.last_gone) + PLACE_SECONDS, latest)
 
     def _stuck_from(self, name: EngineName, observed: Observed) -> float | None:

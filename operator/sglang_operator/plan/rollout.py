@@ -46,8 +46,13 @@ def going(state: RolloutState) -> Going:
     if not state.paused:
         change.remove_idle()
         if state.held is None and not state.failing:
-            change.make_room() if state.stuck else change.clear()
+            if state.stuck:
+                change.make_room()
+            elif not change.new_first:
+                change.clear()
             if not change.surge():
+                if change.new_first and not state.stuck:
+                    change.clear()  # without room, those of another shape make way as ever
                 change.replace_outdated()
         elif state.held is None:
             change.try_in_place()
@@ -95,6 +100,8 @@ class _Change:
             if name not in self.aside
             for device in old.devices
         }
+        # By GPU ids whoever makes way stands where the new ones are to be.
+        self.new_first = bool(state.max_surge) and not self.holder
         self.unsyncable = bool(self.holder) or bool(state.stuck and self._movable())
         self.come = state.serving
         self.lent = 0  # GPUs of engines that count although no client reaches them
@@ -165,7 +172,13 @@ class _Change:
         near = self._nearest_room(rooms)
         for engine, _ in sorted(
             steps,
-            key=lambda b: (not fits[b[0].name], near.isdisjoint(b[1]), self._cost(b[1]), b[0].rank),
+            key=lambda b: (
+                not fits[b[0].name],
+                b[0].name not in self.state.cramped,
+                near.isdisjoint(b[1]),
+                self._cost(b[1]),
+                b[0].rank,
+            ),
         ):
             leaving = self._in_the_way(engine)
             reshaped = not self.reshaped.isdisjoint(leaving)
@@ -230,7 +243,7 @@ class _Change:
         replaced in place.  One that found no room stays, and gets that of the one it replaces.
         """
         state = self.state
-        if not state.max_surge or self.holder:
+        if not self.new_first:
             return False
         rooms = self._rooms()
         if rooms is not None:
@@ -241,7 +254,7 @@ class _Change:
             if count <= len(self.surging) or (state.doubted and self.surging):
                 break
             full = rooms is not None and not rooms.fits_after(())
-            if full or state.stuck or state.cramped or state.refused:
+            if full or state.stuck or state.cramped or state.refused or state.queued:
                 self.cramped = True
                 break
             self.surging.add(name)

@@ -69,6 +69,7 @@ class RolloutState:
     cramped: Set[EngineName] = frozenset()
     torn: Set[EngineName] = frozenset()
     refused: bool = False  # the API server takes no more pods now
+    queued: bool = False  # a wanted one waits in a queue for what one beside another would take
     lowest_first: bool = False  # the lowest rank goes first, not the highest
     doubted: bool = False  # whether the API server takes a pod of the present revision
 

@@ -56,8 +56,15 @@ REACHES_PODS = (
     "security.adminApiKey",
     "scheduling.schedulerName",
     "scheduling.priorityClassName",
+    "scheduling.gang",
+    "scheduling.requiredTopology",
+    "scheduling.preferredTopology",
     "podTemplate",
 )
+# What a pool has to say with a gang, and may not without: stored, for whoever goes back to one
+# finds none in the spec.  Between two of a gang the queue stays as it is now.
+_GANG = "scheduling.gang"
+_WITH_GANG = tuple(f"scheduling.{name}" for name in _NOT_IN["scheduling"])
 # And those that do so in some pools alone.
 OF_THE_SERVER = "generating_args"  # where they are the server's defaults
 OF_GROUPS = "num_gpus_per_node"  # where an engine spans nodes
@@ -71,6 +78,9 @@ def reaching_pods(parsed: spec.PoolSpec, *, spans: bool) -> dict[str, Any]:
         value = at(written, path)
         if path == OF_GROUPS or value != at(default, path):
             put(found, path, value)
+    for path in _WITH_GANG:
+        if at(written, _GANG) != at(default, _GANG) and (value := at(written, path)) is not None:
+            put(found, path, value)
     return found
 
 
@@ -78,13 +88,20 @@ def with_part(raw: Mapping[str, Any], part: Mapping[str, Any]) -> dict[str, Any]
     """A spec with this part in place of its own; what does not reach pods stays."""
     changed = copy.deepcopy(dict(raw))
     server, spans = part.get("generation") == "ServerDefault", OF_GROUPS in part
-    for path in paths_of(server, spans=spans):
+    other_gang = at(part, _GANG) != _written_gang(raw)
+    for path in paths_of(server, spans=spans) + _WITH_GANG * other_gang:
         value = at(part, path)
         if value is None:
             drop(changed, path)
         else:
             put(changed, path, copy.deepcopy(value))
     return changed
+
+
+def _written_gang(raw: Mapping[str, Any]) -> str | None:
+    """The gang of a spec as it is written; None where it has none."""
+    gang = at(raw, _GANG)
+    return None if gang == spec.Gang.NONE.value else gang
 
 
 def paths_of(server: bool, *, spans: bool) -> tuple[str, ...]:

@@ -246,6 +246,20 @@ def test_an_engine_behind_a_closed_gate_may_be_evicted_whole(most, closed, allow
         assert evictable(pool, pods) == (allowed, free)
 
 
+def test_followers_of_an_engine_that_comes_up_beside_another_stand_in_for_none():
+    """They are Ready before it serves, and a drain would take an engine more for each."""
+    pool = a_pool({**SPEC, "weights": {"gate": "Off"}, "rollout": {"maxSurge": 1}})
+    olds = [
+        replace(pod, gate=None, gated=False, ready=True, revision="0" * 10) for pod in serving(pool)
+    ]
+    starts = {"answered": False, "started": False, "engine_runs": True}
+    leader = a_pod(pool, pool.engines[2], 1, containers_ready=False, ready=False, **starts)
+    follower = a_pod(pool, pool.engines[2], 1, node_rank=1, ready=True, **starts)
+    assert evictable(pool, [*olds, leader, follower]) == (1, set())
+    both = [replace(pod, ready=True, containers_ready=True) for pod in (leader, follower)]
+    assert evictable(pool, [*olds, *both]) == (2, set()), "it serves, so that one more may go"
+
+
 def test_an_engine_whose_gate_is_about_to_open_is_protected():
     pods = serving(POOL, closed=1)
     state = Transaction(

@@ -274,6 +274,25 @@ def test_a_paused_change_says_that_new_engines_wait_for_old_ones():
     assert len(world.serving()) == 4
 
 
+def test_new_engines_of_another_size_come_up_beside_those_that_serve_where_there_is_room():
+    world = World(3)
+    assert world.fill(a_shape(2, 4))
+    new = a_shape(4, 4, rollout={"maxSurge": 1})
+    plan = world.plan(new)
+    assert not plan.removals
+    assert [create.engine.pods for create in plan.creates] == [1]
+    world.change(new)
+    assert world.is_there(new)
+
+
+def test_without_room_for_one_beside_an_engine_of_another_size_makes_way_in_place():
+    world = World(1)
+    assert world.fill(a_shape(2, 4))
+    new = a_shape(4, 2, rollout={"maxSurge": 1})
+    plan = world.change(new)
+    assert world.is_there(new), plan.waiting
+
+
 # --- a random walk
 
 SECONDS = 6.0
@@ -282,7 +301,7 @@ BUDGETS: tuple[int | str, ...] = (1, 1, 2, "50%", "100%")
 
 
 def any_shape(
-    rng: random.Random, nodes: int, *, gated: bool, ids: bool
+    rng: random.Random, nodes: int, *, gated: bool, ids: bool, surge: int | str = 0
 ) -> Callable[[int | str], Pool]:
     """Engines that nodes have room for, by the budget of their pool."""
     gpus = min(rng.choice([1, 2, 4, 8, 12]), nodes * GPUS)
@@ -292,18 +311,25 @@ def any_shape(
     count = max(1, rng.choice([full, full, full - 1]))
     weights, seed = {"gate": "Committed" if gated else "Off"}, rng.randrange(3)
     make = mapped if ids else a_shape
-    return lambda budget: make(gpus, count, per_node, budget, seed=seed, weights=weights)
+
+    def pool(budget: int | str) -> Pool:
+        rollout = {"maxUnavailable": budget, "maxSurge": surge}
+        return make(gpus, count, per_node, seed=seed, weights=weights, rollout=rollout)
+
+    return pool
 
 
 @pytest.mark.parametrize("ids", [True, False], ids=["mapping", "replicas"])
-@pytest.mark.parametrize("gated", [True, False], ids=["gated", "ungated"])
-def test_any_change_of_shapes_comes_to_the_wanted_pool_or_says_why_not(ids, gated):
-    end, seed, ended = time.monotonic() + SECONDS / 4, 0, 0
+@pytest.mark.parametrize(
+    ("gated", "surge"), [(True, 0), (False, 0), (False, "50%")], ids=["gated", "ungated", "surge"]
+)
+def test_any_change_of_shapes_comes_to_the_wanted_pool_or_says_why_not(ids, gated, surge):
+    end, seed, ended = time.monotonic() + SECONDS / 6, 0, 0
     while time.monotonic() < end or seed < 5:
         seed += 1
         rng = random.Random(seed)
         nodes, seen = rng.choice([2, 3, 4]), rng.random() < 0.7
-        old, made = (any_shape(rng, nodes, gated=gated, ids=ids) for _ in range(2))
+        old, made = (any_shape(rng, nodes, gated=gated, ids=ids, surge=surge) for _ in range(2))
         new = made(rng.choice(BUDGETS))
         spare = rng.choice([0, 0, 1])
         world = World(nodes + spare, GPUS, seed, seen=seen)

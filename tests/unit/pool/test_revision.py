@@ -131,12 +131,30 @@ def test_what_is_stored_of_a_revision_is_every_field_that_restarts_engines():
 @pytest.mark.parametrize("path", RESTARTS)
 def test_with_what_is_stored_of_it_the_spec_has_the_revision_again(path):
     beside = BESIDE.get(path, {})
-    old, new = guide_spec(**beside), {**at(path, RESTARTS[path]), **beside}
+    old = guide_spec(**beside)
+    new = at(path, RESTARTS[path], **{**beside, **WITH.get(path, {})})
     for raw, target in ((new, old), (old, new)):
         before = a_pool(target)
         part = revision.reaching_pods(before.spec, spans=before.nodes > 1)
         back = a_pool(revision.with_part(raw, json.loads(json.dumps(part))))
         assert back.revision == before.revision
+
+
+def test_between_two_revisions_of_a_queue_the_pool_stays_in_the_queue_that_it_names_now():
+    part = revision.reaching_pods(a_pool(scheduling=KUEUE, seed=7).spec, spans=False)
+    now = {"gang": "Kueue", "queueName": "others", "workloadPriorityClassName": "high"}
+    back = revision.with_part(guide_spec(scheduling=now), part)
+    assert (back["seed"], back["scheduling"]) == (7, now)
+
+
+@pytest.mark.parametrize("gang", ["None", None])
+def test_without_a_gang_no_queue_is_left_of_one_or_it_would_be_refused(gang):
+    written = {"gang": gang} if gang else {}
+    part = revision.reaching_pods(a_pool(scheduling=written).spec, spans=False)
+    back = revision.with_part(guide_spec(scheduling={**KUEUE, "schedulerName": "x"}), part)
+    assert "scheduling" not in back
+    again = revision.reaching_pods(a_pool(scheduling=KUEUE).spec, spans=False)
+    assert revision.with_part(guide_spec(scheduling=written), again)["scheduling"] == KUEUE
 
 
 @pytest.mark.parametrize(

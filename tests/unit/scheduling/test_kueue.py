@@ -337,3 +337,61 @@ def test_a_group_whose_pods_name_two_queues_is_let_in_by_neither_and_is_made_ane
     pods = [first, dataclasses.replace(second, queue=Waiting("gpus", "low"))]
     plan = planned(SPANNING, [*pods, *others(SPANNING)])
     assert [each.pod.node_rank for each in plan.removals] == [0, 1]
+
+
+# --- one beside another
+
+
+SURGING = a_pool(scheduling=SCHEDULING, weights={"gate": "Off"}, rollout={"maxSurge": 1})
+OLD = "0" * 10
+
+
+def in_service(pool: Pool = SURGING) -> list[ObservedPod]:
+    """The pods of all engines, of the revision before, as Kueue let them in."""
+    found: dict[str, Any] = {"ready": True, "revision": OLD, "queue": Waiting("gpus")}
+    return [a_pod(pool, e, node_rank=n, **found) for e in pool.engines for n in range(e.pods)]
+
+
+def beside(pool: Pool = SURGING, **changes: Any) -> list[ObservedPod]:
+    """All pods of the one that is to take the last engine's place, in the queue."""
+    return waiting(pool, -1, **{"attempt": 1, "created": NOW, "gated": False, **changes})
+
+
+def test_one_that_comes_up_beside_another_is_a_group_of_its_own_of_the_same_size():
+    first, second = (
+        of_kueue(made(SPANNING, attempt)["metadata"]["annotations"]) for attempt in (0, 1)
+    )
+    name, count = "pod-group-name", "pod-group-total-count"
+    assert first[count] == second[count] == "2"
+    assert first[name] != second[name]
+    assert [each.attempt for each in planned(SURGING, in_service()).creates] == [1]
+
+
+def test_who_waits_beside_another_in_a_queue_is_waited_for_and_then_has_its_quota():
+    """That the scheduler may not look yet says nothing of room."""
+    pods = [*in_service(), *beside()]
+    early = planned(SURGING, pods, NOW + 170)
+    assert not (early.removals or early.creates)
+    assert early.wake_at == NOW + 180
+    late = planned(SURGING, pods, NOW + 180)
+    assert [each.pod.name for each in late.removals] == [pods[-2].name]
+    assert late.cramped == f"queue gpus has not let pod {pods[-1].name} in"
+
+
+def test_who_waits_beside_another_in_another_queue_than_the_pool_names_is_moved():
+    pods = [*in_service(), *beside(queue=Waiting("typo"))]
+    plan = planned(SURGING, pods)
+    assert [each.pod.name for each in plan.removals] == [pods[-1].name]
+    assert plan.removals[0].reason == "it waits in queue typo, and the pool names gpus"
+
+
+@pytest.mark.parametrize(("budget", "gone"), [(1, 0), (2, 1)])
+def test_none_comes_up_beside_another_while_one_waits_in_the_queue(budget, gone):
+    """It would be let in after that one, or before; others go in place as the budget says."""
+    rollout = {"maxSurge": 1, "maxUnavailable": budget}
+    pool = a_pool(scheduling=SCHEDULING, weights={"gate": "Off"}, rollout=rollout)
+    pods = [*waiting(pool, gated=False), *in_service(pool)[1:]]
+    plan = planned(pool, pods)
+    assert not plan.creates
+    assert len(plan.removals) == gone
+    assert plan.cramped == f"queue gpus has not let pod {pods[0].name} in"

@@ -17,11 +17,15 @@ def leave_other_queues(planner: Planner) -> None:
     for name, found in planner.engines.items():
         if name not in planner.wanted:
             continue
-        for group in [g for g in found.live if any(pod.is_queued for pod in g.members)]:
+        every = [*found.live, *([found.beside] if found.beside is not None else [])]
+        for group in [g for g in every if any(pod.is_queued for pod in g.members)]:
             other = next((pod.queue for pod in group.members if pod.queue != queue), None)
             if other is None or planner.stays(group):
                 continue
             why = f"it waits in queue {other.queue}, and the pool names {queue.queue}"
             planner.remove_group(group, why, at_once=True)
-            found.live.remove(group)
+            if group is found.beside:
+                found.beside = None
+            else:
+                found.live.remove(group)
             found.dying.append(group)
