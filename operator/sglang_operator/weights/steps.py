@@ -63,26 +63,29 @@ def withdraw(
     """The sync ends before anything was sent to an engine: what counted ``before`` counts on.
 
     What others have put on record meanwhile stays.  Aborted where more than whole weights stood
-    there, of which nobody did anything: a sleep, a load, what somebody had begun; or where other
-    processes share the sync, which may have sent something.  Raises :class:`RefusedError`.
+    there: engines that sleep, a load, what somebody had begun, or that nobody knows what they hold;
+    or where other processes share the sync, which may have sent something.  Raises
+    :class:`RefusedError`.
     """
     rules.own(state, trainer)
     rules.in_phase(state, "withdraw", Phase.SYNCING)
-    initial = before.phase is Phase.IDLE and not (before.version or before.target_version)
-    whole = before.phase is Phase.COMMITTED and not (before.recovering or before.released)
-    if state.shared or before.fence or before.holder or not (initial or whole):
+    first = before.phase is Phase.IDLE and not (before.version or before.target_version)
+    # A sleep that came to nothing, and who has woken engines: their weights are as before it.
+    awake = before.phase in (Phase.SLEEPING, Phase.AWAKE) and before.intact
+    amid = before.fence or before.recovering or before.released or (before.holder and not awake)
+    if state.shared or amid or not (first or awake or before.phase is Phase.COMMITTED):
         return abort(state, trainer, message=message)
     return dataclasses.replace(
         state,
         # A Lease that says nothing any more would be taken for one that was emptied.
-        phase=Phase.AWAKE if initial else before.phase,
+        phase=Phase.AWAKE if first else before.phase,
         id=before.id or state.id,
         holder="",
         duration=before.duration,
         epoch=before.epoch,
         torn=before.torn,
         target_version=before.target_version,
-        intact=before.intact or initial,
+        intact=before.intact or first,
         shared=before.shared,
         wrote=before.wrote,
         begun=before.begun,

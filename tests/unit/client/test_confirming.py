@@ -69,12 +69,15 @@ def test_a_sync_that_no_operator_confirms_changes_no_engine_and_no_gate(world, p
     assert {engine.weights for engine in world.engines} == {"/c/2"}
 
 
-def test_a_first_sync_that_no_operator_confirms_leaves_the_weights_whole(world, pool):
-    world.operates = False
-    with pytest.raises(NotReady, match=UNTOLD):
-        pool.update_from_disk("/c/1", "step-1")
-    assert not asked(world)
-    assert world.state.initial and not world.state.holder
+def test_first_syncs_that_no_operator_confirms_leave_the_weights_whole(world, pool):
+    for _ in range(3):
+        world.operates = False
+        with pytest.raises(NotReady, match=UNTOLD):
+            pool.update_from_disk("/c/1", "step-1")
+        assert not asked(world)
+        assert world.state.initial and not world.state.holder
+        world.operates = True
+        world._operate()
 
 
 def test_of_a_pool_that_sleeps_it_stays_on_record_who_does(world, pool):

@@ -1145,3 +1145,58 @@ def test_nobody_is_unclear_who_does_not_sleep():
     """As an older client leaves it standing that woke and synced the engine."""
     left = stored(Transaction(phase=Phase.COMMITTED, id="t", asleep=(A,), unclear=frozenset({B})))
     assert not left.unclear
+
+
+def _withdrawn(before: Transaction) -> Transaction:
+    """A sync by another trainer over this, which sends nothing."""
+    later = NOW + before.duration + 1
+    step: dict[str, Any] = {"epoch": "e", "version": "v", "now": later, "seen": NOW}
+    begun = steps.begin(before, LATER, engines=[A, B], **step)
+    return steps.withdraw(begun, LATER, before, message="nobody confirms", now=later)
+
+
+def _in_vain(state: Transaction) -> Transaction:
+    """A sleep that releases nothing, as no gate was closed in time; its trainer rests."""
+    begun = steps.sleep(state, MINE, tags=["weights", "kv_cache"], now=NOW, seen=NOW)
+    return steps.rests(begun, MINE)
+
+
+@pytest.mark.parametrize("times", [1, 2, 3])
+def test_withdrawn_syncs_of_a_pool_without_a_commit_leave_its_weights_whole(times):
+    state = Transaction()
+    for _ in range(times):
+        state = _withdrawn(state)
+    assert state.initial and not state.holder and not state.torn
+
+
+def test_a_sync_withdrawn_after_a_wake_leaves_the_weights_whole_that_engines_started_with():
+    woken = steps.wake(_in_vain(Transaction()), MINE, now=NOW)
+    assert woken.initial and _withdrawn(woken).initial
+    taken = steps.take_on(woken, MINE, now=NOW, seen=NOW)
+    left = steps.rests(taken, MINE)  # a wake that nobody confirmed
+    assert left.holder and _withdrawn(left).initial
+
+
+@pytest.mark.parametrize("before", ["no commit", "a commit", "a withdrawn sync"])
+@pytest.mark.parametrize("gone", [False, True], ids=["its trainer rests", "its trainer is gone"])
+def test_a_sync_withdrawn_after_a_sleep_that_came_to_nothing_can_still_be_woken(before, gone):
+    found = {
+        "no commit": Transaction,
+        "a commit": committed,
+        "a withdrawn sync": lambda: _withdrawn(Transaction()),
+    }[before]()
+    slept = _in_vain(found)
+    state = _withdrawn(unslept.given_up(slept) if gone else slept)
+    assert (state.phase, state.intact, state.released) == (Phase.SLEEPING, True, ())
+    taken = steps.take_on(state, MINE, now=NOW, seen=NOW)
+    woken = steps.wake(taken, MINE, now=NOW)
+    assert woken.phase is (Phase.COMMITTED if before == "a commit" else Phase.AWAKE)
+    assert woken.intact and not woken.holder
+
+
+def test_a_sync_withdrawn_while_engines_sleep_or_hold_nobody_knows_what_is_aborted():
+    awake = steps.wake(asleep("weights"), MINE, now=NOW)
+    assert awake.phase is Phase.AWAKE
+    sleepers = (asleep("kv_cache"), asleep("weights"), sleeping("weights"))
+    for before in (*sleepers, awake, steps.aborted(committed(), "no")):
+        assert _withdrawn(before).phase is Phase.ABORTED
