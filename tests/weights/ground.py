@@ -94,6 +94,7 @@ class Ground:
         self.defect = defect
         self.roll = roll
         self.jobs: Counter[str] = Counter()  # of ROLL
+        self.let_run = 0  # engines that were, for a moment, as a sync paused them
         self.pool = _pool(engines, gate)
         self.now = NOW
         self.attempts = 0

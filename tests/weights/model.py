@@ -51,6 +51,7 @@ from tests.weights.ground import (
 from tests.weights.loads import Loads
 from tests.weights.trainers import (
     AMID,
+    ANY_RUNS,
     DIED,
     EDITED,
     FREES,
@@ -80,6 +81,8 @@ CONTROLS = (
     ("does not flush", "Committed"),
     (RUNS_ON, "Committed"),
     (RUNS_ON, "Versioned"),
+    (ANY_RUNS, "Committed"),
+    (ANY_RUNS, "Versioned"),
     ("loads without a fence", "Committed"),
     (AMID, "Committed"),
     (FORGETFUL, "Committed"),
@@ -104,7 +107,7 @@ CONTROLS = (
 )
 _SHOWN_BY_GATES = (FORGETFUL, FREE, UNSEEN, COUNTED)
 # Of ROLL's jobs alone.
-ROLL_CONTROLS = ((UNVOUCHED, "Committed"), (DIED, "Committed"))
+ROLL_CONTROLS = ((UNVOUCHED, "Committed"), (DIED, "Committed"), (ANY_RUNS, "Committed"))
 
 
 @dataclass

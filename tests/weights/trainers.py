@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any, NoReturn
 
 from sglang_operator.api.spec import WeightsGate
-from sglang_operator.weights import reset, steps
+from sglang_operator.weights import reset, steps, whole
 from sglang_operator.weights.lease_state import Phase, Transaction
 from tests.weights.ground import (
     GARBAGE,
@@ -32,6 +32,7 @@ NAMESAKE = "takes over what another process of its name is at work on"
 DIED = "ends the sync of a process that died at work"
 GUESSED = "takes who may have resumed its memory for asleep"
 UNVOUCHED = "commits for workers that do not vouch"
+ANY_RUNS = "lets engines run for a moment whatever they hold"
 OWN_JOB = "begins anything in the job whose shared sync was aborted"
 
 
@@ -200,7 +201,7 @@ class Trainers(Ground):
             return False
         self._all_clear(self.said)
         covered = [entry.instance for entry in registry.engines]
-        amid = self.defect == AMID
+        amid, before = self.defect == AMID, self.said
         self._step(
             lambda s: steps.begin(
                 steps.left_behind(s) if amid and s.recovers else self._found(s, trainer),
@@ -216,7 +217,7 @@ class Trainers(Ground):
             self.joined[trainer.holder] = trainer.transaction
         yield
         try:
-            yield from self._update(trainer, version, covered, workers)
+            yield from self._update(trainer, version, covered, workers, before)
         except TrainerDiesError as error:
             if self._gives_up(trainer, str(error)) and workers is not None and not self.fair:
                 writable = [run_of(e) for e in self.engines if _takes_buckets(e)]
@@ -284,6 +285,7 @@ class Trainers(Ground):
         version: str,
         covered: list[str],
         workers: list[str] | None,
+        before: Transaction,
     ) -> Generator[None, None, None]:
         if self.defect != "does not pause":
             for instance in covered:
@@ -291,6 +293,14 @@ class Trainers(Ground):
                 self._own(trainer)
                 self._pause(engine)
                 yield
+                left = engine.under_way or engine.waiting  # it might be a reason to
+                if left and self._holds(instance, before, workers):
+                    self._own(trainer)
+                    self._continue(engine)
+                    self.let_run += 1
+                    yield
+                    self._own(trainer)
+                    engine.paused, engine.under_way = True, 0
                 if self.defect != "does not flush":
                     engine.cached = ""
         state = self._step(lambda s: steps.renew(s, trainer, now=self.now))
@@ -315,6 +325,16 @@ class Trainers(Ground):
             self._note(lambda s: steps.rests(s, trainer))
             return
         yield from self._finish(trainer, version, covered)
+
+    def _holds(self, instance: str, before: Transaction, workers: list[str] | None) -> bool:
+        """Whether who pauses it lets it run for a moment, to be rid of what waits for a grammar."""
+        if self.said.sleeps(instance):
+            return False  # nothing of it is looked at
+        if self.defect == ANY_RUNS:
+            return True
+        if workers is None or instance in workers[:1]:  # its leader has seen what was before
+            return bool(whole.whole([instance], before))
+        return whole.still_whole(instance, self.said)
 
     def _finish(
         self, trainer: steps.Trainer, version: str, covered: list[str]

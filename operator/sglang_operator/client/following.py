@@ -29,7 +29,7 @@ from sglang_operator.client.lease import MARGIN, WATCHED_SECONDS, LeaseObservati
 from sglang_operator.client.ledger import Ledger
 from sglang_operator.client.registry import Engine
 from sglang_operator.client.updates import open_session
-from sglang_operator.weights import steps
+from sglang_operator.weights import steps, whole
 from sglang_operator.weights.lease_state import LEASE_SECONDS, WEIGHTS, Phase, Transaction
 
 if TYPE_CHECKING:
@@ -55,6 +55,8 @@ class Follower:
         self._pool = pool
         self._id = ""  # the transaction that it takes part in
         self._left = state.id  # the last one that it takes part in no more
+        self._changed = ""  # the last one in which it may have changed the form of weights
+        self._pausing = 0  # attempts that are at it: of one that was given up something may arrive
         self._writes = Ledger()
         self._objected = ""  # the transaction in which it did, last
         self._objections: set[str] = set()  # its own there, until they are retracted
@@ -295,9 +297,19 @@ class Follower:
             return attempt == self._attempt and self._over(state.id) is None
 
         calls = self._pool.calls
-        asleep = [engine.instance] if state.sleeps(engine.instance) else []
-        await pausing.stop(calls, [engine], pausing.ABORT, asleep=asleep, allowed=may)
+        run = engine.instance
+        asleep = [run] if state.sleeps(run) else []
+        held = [run] if state.id != self._changed and whole.still_whole(run, state) else []
+        if self._pausing:  # it may have let the engine run for a moment
+            await calls.delivered()
+        self._pausing += 1
+        try:
+            mode = pausing.ABORT
+            await pausing.stop(calls, [engine], mode, asleep=asleep, whole=held, allowed=may)
+        finally:
+            self._pausing -= 1
         if engine.features.begin_end_weight_update:
+            self._changed = state.id
             await open_session(partial(calls.post, engine, allowed=may))
 
     # --- the fence

@@ -36,7 +36,7 @@ from sglang_operator.client.registry import (
     Registry,
 )
 from sglang_operator.client.waking import PATIENCE, note_awake, resume, woken
-from sglang_operator.weights import lease_state, steps
+from sglang_operator.weights import lease_state, steps, whole
 from sglang_operator.weights.lease_state import Phase, Transaction
 
 if TYPE_CHECKING:
@@ -53,8 +53,7 @@ log = logging.getLogger(__name__)
 
 def _whole(engines: Iterable[Engine], state: Transaction) -> list[str | None]:
     """The instances of these whose weights are those that they are to be answered from."""
-    known = state.intact or state.untouched
-    return [engine.instance for engine in engines if known and state.covers(engine.instance)]
+    return whole.whole((engine.instance for engine in engines), state)
 
 
 def _check(tags: tuple[str, ...], registry: Registry) -> None:

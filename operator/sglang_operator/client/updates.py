@@ -21,6 +21,7 @@ from sglang_operator.client.pausing import SyncOptions
 from sglang_operator.client.registry import Engine, NcclPlan, Registry
 from sglang_operator.engine import versions
 from sglang_operator.weights import groups as weights_groups
+from sglang_operator.weights import whole
 from sglang_operator.weights.lease_state import Transaction
 
 if TYPE_CHECKING:
@@ -293,8 +294,8 @@ class Updates(ABC):
         mine, before = self._mine(), self._before
         # Not all that the Lease names: of those that were woken since it has each tag.
         asleep = [e.instance for e in mine if self._state.sleeps(e.instance)]
-        whole = [e.instance for e in mine if before.untouched and before.covers(e.instance)]
-        stopped = pausing.stop(calls, mine, mode, asleep=asleep, whole=whole, allowed=may)
+        held = whole.whole((e.instance for e in mine), before)
+        stopped = pausing.stop(calls, mine, mode, asleep=asleep, whole=held, allowed=may)
         await self._guarded(stopped)
         assert self.registry is not None
         others = beside.passed_over(self.registry, self.engines, before)

@@ -80,6 +80,7 @@ class Transaction:
     unclear: frozenset[str] = frozenset()  # sleepers of which nobody knows whether they do
     shared: bool = False  # several processes write in this sync, and vouch for what they wrote
     wrote: frozenset[str] = frozenset()  # the instances that they have vouched for
+    found_whole: bool = False  # as it began, what counts was whole in the engines it is over
     fence: bool = False  # it was ended, and somebody who may still write may not know of it yet
     at_work: bool = False  # a process of the holder may have requests on their way to engines
     releases: bool = False  # any engine may be about to release all of ``released``
@@ -264,6 +265,7 @@ def read(lease: Mapping[str, Any]) -> Transaction:
         unclear=frozenset(_words(notes.get(names.ANNOTATION_UNCLEAR, ""))) & frozenset(asleep),
         shared=shared,
         wrote=wrote,
+        found_whole=shared and _label(notes, names.ANNOTATION_FOUND_WHOLE) == transaction,
         fence=notes.get(names.ANNOTATION_FENCE) == _named(transaction),
         at_work=bool(transaction) and _label(notes, names.ANNOTATION_AT_WORK) == transaction,
         releases=bool(transaction) and _label(notes, names.ANNOTATION_RELEASES) == transaction,
@@ -364,6 +366,7 @@ _ANNOTATIONS: Mapping[str, Callable[[Transaction], str]] = {
     names.ANNOTATION_UNCLEAR: lambda t: ",".join(sorted(t.unclear)),
     names.ANNOTATION_SHARED: lambda t: t.id if t.shared else "",
     names.ANNOTATION_WROTE: lambda t: ",".join(sorted(t.wrote)) if t.shared else "",
+    names.ANNOTATION_FOUND_WHOLE: lambda t: t.id if t.shared and t.found_whole else "",
     names.ANNOTATION_FENCE: lambda t: _named(t.id) if t.fence else "",
     names.ANNOTATION_DURATION: lambda t: (
         durations.note(_named(t.id), t.duration) if t.holder or t.vacant else ""

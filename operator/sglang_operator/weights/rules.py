@@ -107,6 +107,7 @@ def taken(
         renewed=now,
         transitions=state.transitions + 1,
         recovering=frozenset(),
+        found_whole=False,
         fence=False,
         at_work=True,
     )

@@ -14,7 +14,7 @@ import dataclasses
 from collections.abc import Iterable
 
 from sglang_operator.api import texts
-from sglang_operator.weights import lease_state, rules
+from sglang_operator.weights import lease_state, rules, whole
 from sglang_operator.weights.lease_state import MEMORY_TAGS, WEIGHTS, Phase, Transaction
 from sglang_operator.weights.rules import Refusal as Refusal
 from sglang_operator.weights.rules import RefusedError as RefusedError
@@ -44,14 +44,16 @@ def begin(
 
     Raises :class:`RefusedError`.
     """
+    covered = frozenset(engines)
     return dataclasses.replace(
         rules.taken(state, trainer, now, seen, shared=shared),
         phase=Phase.SYNCING,
         epoch=epoch,
         target_version=version,
-        torn=(state.torn if running is None else state.torn & {*running}) | {*engines},
+        torn=(state.torn if running is None else state.torn & {*running}) | covered,
         intact=False,
         shared=shared,
+        found_whole=shared and whole.all_whole(covered, state),
         wrote=frozenset(),
         begun=now,
     )
@@ -88,6 +90,7 @@ def withdraw(
         intact=before.intact or first,
         shared=before.shared,
         wrote=before.wrote,
+        found_whole=False,
         begun=before.begun,
         message=before.message,
         renewed=now,
@@ -138,6 +141,7 @@ def attach(state: Transaction, trainer: Trainer, *, now: float, seen: float) -> 
         id=trainer.transaction,
         renewed=now,
         transitions=state.transitions + 1,
+        found_whole=False,  # who has left it may have written into any engine
         at_work=True,
     )
 
@@ -219,6 +223,7 @@ def commit(
         state,
         phase=Phase.COMMITTED,
         wrote=vouched if state.shared else frozenset(),
+        found_whole=False,
         holder="",
         version=state.target_version,
         instances=covered,
@@ -255,6 +260,7 @@ def aborted(state: Transaction, message: str) -> Transaction:
         recovering=frozenset(),
         shared=False,
         wrote=frozenset(),
+        found_whole=False,
         fence=False,
         at_work=False,
     )

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from sglang_operator.client import EngineError, Pool, pausing
+from sglang_operator.client import EngineError, NotReady, Pool, confirming, pausing
 from tests.unit.client.fake_pool import NAMESPACE, POOL, FakeEngine, FakePool
 
 
@@ -161,3 +161,27 @@ def test_an_engine_that_the_commit_does_not_cover_is_never_let_run_for_a_moment(
     with pytest.raises(EngineError, match="Restart the engine"):
         pool.update_from_disk("/c/2", "step-2")
     assert "/continue_generation" not in torn.paths()[before:]
+
+
+@pytest.mark.parametrize("before", ["a sleep", "a sync that sent nothing"])
+def test_what_waits_over_weights_that_engines_were_started_with_is_ended(
+    world, pool, monkeypatch, before
+):
+    """The Lease says Awake, and nobody has written anything."""
+    monkeypatch.setattr(pausing, "IDLE_SECONDS", 0.3)
+    monkeypatch.setattr(confirming, "CONFIRM_SECONDS", 0.3)
+    if before == "a sleep":
+        world.memory_saver = True
+        world.publish()
+        pool.sleep(("kv_cache",), settle=0)
+        pool.wake()
+    else:
+        world.operates = False
+        with pytest.raises(NotReady):
+            pool.update_from_disk("/c/1", "step-1")
+        world.operates = True
+        world.call(world._operate)
+    assert world.state.initial
+    Late(world.engines[1], "/continue_generation").come()
+    pool.update_from_disk("/c/1", "step-1")
+    assert [engine.gate for engine in world.engines] == ["Open"] * 3

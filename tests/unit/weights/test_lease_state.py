@@ -620,6 +620,7 @@ def test_a_state_survives_the_lease():
         unclear=frozenset({A}),
         shared=True,
         wrote=frozenset({A}),
+        found_whole=True,
         fence=True,
         at_work=True,
         releases=True,
@@ -1147,7 +1148,7 @@ def test_nobody_is_unclear_who_does_not_sleep():
     assert not left.unclear
 
 
-def _withdrawn(before: Transaction) -> Transaction:
+def withdrawn(before: Transaction) -> Transaction:
     """A sync by another trainer over this, which sends nothing."""
     later = NOW + before.duration + 1
     step: dict[str, Any] = {"epoch": "e", "version": "v", "now": later, "seen": NOW}
@@ -1155,7 +1156,7 @@ def _withdrawn(before: Transaction) -> Transaction:
     return steps.withdraw(begun, LATER, before, message="nobody confirms", now=later)
 
 
-def _in_vain(state: Transaction) -> Transaction:
+def in_vain(state: Transaction) -> Transaction:
     """A sleep that releases nothing, as no gate was closed in time; its trainer rests."""
     begun = steps.sleep(state, MINE, tags=["weights", "kv_cache"], now=NOW, seen=NOW)
     return steps.rests(begun, MINE)
@@ -1165,16 +1166,16 @@ def _in_vain(state: Transaction) -> Transaction:
 def test_withdrawn_syncs_of_a_pool_without_a_commit_leave_its_weights_whole(times):
     state = Transaction()
     for _ in range(times):
-        state = _withdrawn(state)
+        state = withdrawn(state)
     assert state.initial and not state.holder and not state.torn
 
 
 def test_a_sync_withdrawn_after_a_wake_leaves_the_weights_whole_that_engines_started_with():
-    woken = steps.wake(_in_vain(Transaction()), MINE, now=NOW)
-    assert woken.initial and _withdrawn(woken).initial
+    woken = steps.wake(in_vain(Transaction()), MINE, now=NOW)
+    assert woken.initial and withdrawn(woken).initial
     taken = steps.take_on(woken, MINE, now=NOW, seen=NOW)
     left = steps.rests(taken, MINE)  # a wake that nobody confirmed
-    assert left.holder and _withdrawn(left).initial
+    assert left.holder and withdrawn(left).initial
 
 
 @pytest.mark.parametrize("before", ["no commit", "a commit", "a withdrawn sync"])
@@ -1183,10 +1184,10 @@ def test_a_sync_withdrawn_after_a_sleep_that_came_to_nothing_can_still_be_woken(
     found = {
         "no commit": Transaction,
         "a commit": committed,
-        "a withdrawn sync": lambda: _withdrawn(Transaction()),
+        "a withdrawn sync": lambda: withdrawn(Transaction()),
     }[before]()
-    slept = _in_vain(found)
-    state = _withdrawn(unslept.given_up(slept) if gone else slept)
+    slept = in_vain(found)
+    state = withdrawn(unslept.given_up(slept) if gone else slept)
     assert (state.phase, state.intact, state.released) == (Phase.SLEEPING, True, ())
     taken = steps.take_on(state, MINE, now=NOW, seen=NOW)
     woken = steps.wake(taken, MINE, now=NOW)
@@ -1199,4 +1200,4 @@ def test_a_sync_withdrawn_while_engines_sleep_or_hold_nobody_knows_what_is_abort
     assert awake.phase is Phase.AWAKE
     sleepers = (asleep("kv_cache"), asleep("weights"), sleeping("weights"))
     for before in (*sleepers, awake, steps.aborted(committed(), "no")):
-        assert _withdrawn(before).phase is Phase.ABORTED
+        assert withdrawn(before).phase is Phase.ABORTED
