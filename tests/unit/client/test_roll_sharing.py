@@ -654,8 +654,10 @@ def test_a_follower_never_takes_a_lease_that_only_looks_like_its_leaders(roll, r
         asyncio.run(train(reach(world)))
 
 
-def test_the_leader_lets_run_no_engine_that_another_worker_writes(roll, reach, monkeypatch):
-    """A busy one may run for a moment, of the old weights: but not once somebody writes it."""
+def test_a_busy_engine_is_let_run_by_the_worker_that_writes_it_and_not_by_the_leader(
+    roll, reach, monkeypatch
+):
+    """It may run for a moment, of the old weights: but not once somebody writes it."""
     monkeypatch.setattr(pausing, "QUICK_SECONDS", 0.1)
     monkeypatch.setattr(pausing, "IDLE_SECONDS", 0.3)
 
@@ -663,15 +665,18 @@ def test_the_leader_lets_run_no_engine_that_another_worker_writes(roll, reach, m
         async with Cluster(roll, 2) as cluster:
             await cluster.setup()
             await cluster.model_update("a1")
-            world.engines[1].busy = 50  # until its scheduler runs, so to speak
-            asked = len(world.engines[1].asked)
-            outcomes = await ended(s.broadcast_parameter(*bucket("a2")) for s in cluster.strategies)
-            assert outcomes[0] is None
-            assert isinstance(outcomes[1], EngineError)
-            paths = world.engines[1].paths()[asked:]
-            assert "/pause_generation" in paths
-            assert "/continue_generation" not in paths
-            assert world.engines[1].weights == "a1"
+            first, second = cluster.strategies
+            engine = world.engines[1]
+            engine.busy = 50  # until its scheduler runs, so to speak
+            asked = len(engine.asked)
+            await first.broadcast_parameter(*bucket("a2"))
+            assert "/continue_generation" not in engine.paths()[asked:]
+            with pytest.raises(EngineError):
+                await second.broadcast_parameter(*bucket("a2"))
+            paths = engine.paths()[asked:]
+            assert paths.index("/pause_generation") < paths.index("/continue_generation")
+            assert not any(path.startswith("/update_weights") for path in paths)
+            assert engine.weights == "a1"
 
     with FakePool(engines=2, version="0.5.14") as world:
         asyncio.run(train(reach(world)))
