@@ -10,6 +10,7 @@ COVERED_BY = {
     "api/errors/arguments.py": "api/test_errors.py",
     "api/errors/authorities.py": "api/test_errors.py",
     "api/errors/features.py": "api/test_errors.py",
+    "api/errors/fields.py": "api/test_errors.py",
     "api/errors/mapping.py": "api/test_errors.py",
     "api/errors/memory.py": "api/test_errors.py",
     "api/errors/notices.py": "api/test_errors.py",

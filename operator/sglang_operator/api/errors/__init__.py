@@ -11,10 +11,11 @@ under their names: ``errors.MODEL_MISSING("spec.model_args")``.
 
 from collections.abc import Iterable
 
-from sglang_operator.api.errors import arguments, features, mapping, memory, notices, pod
+from sglang_operator.api.errors import arguments, features, fields, mapping, memory, notices, pod
 from sglang_operator.api.errors.arguments import *
 from sglang_operator.api.errors.authorities import *
 from sglang_operator.api.errors.features import *
+from sglang_operator.api.errors.fields import *
 from sglang_operator.api.errors.mapping import *
 from sglang_operator.api.errors.memory import *
 from sglang_operator.api.errors.notices import *
@@ -43,7 +44,7 @@ __all__ = [
     "word",
 ]
 
-_TABLES = (mapping, arguments, features, pod, notices, memory)
+_TABLES = (fields, mapping, arguments, features, pod, notices, memory)
 
 
 def rows() -> Iterable[tuple[str, Row]]:
