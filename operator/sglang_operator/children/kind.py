@@ -46,7 +46,8 @@ class ChildKind:
     # A cluster may not know the kind (404, its definition is not installed): pools do without it,
     # and get theirs once it does.  A kind that the operator may not read is refused all the same.
     optional: bool = False
-    # Pools do without it also where the operator may not read it: a role of before it is told of.
+    # And pools do without an ``optional`` one also where the operator may not read it: the role of
+    # the release before does not grant it, which is told.  A new kind is both.
     spare: bool = False
     # Parts of an object that nobody compares: they are not kept.
     unkept: tuple[str, ...] = ()

@@ -1,6 +1,8 @@
 """What a placement decides.  Nothing else knows the modes apart, but all take it that GPUs are
-counted on nodes by one resource (``plan.places``, ``plan.footing``, ``ask.capacity``,
-``status.holdups``, ``pool.planned_memory``, ``view.grid``, ``cli.checks.occupancy``), and that
+counted on nodes by one resource (of the plan ``plan.places``, ``plan.footing``; what is told
+``ask.capacity``, ``status.holdups``, ``status.rollout_waits``, ``observed.facts``,
+``controller.meters``, ``controller.explaining``, ``view.grid``; ``pool.planned_memory``;
+``cli.checks.occupancy``, ``cli.rollout_simulation``, ``cli.status``), and that
 what is wrong with it is told of the field ``placement.resourceName`` (``api.device_resources``,
 ``children.origin``).  Words that name a mode: the README, and ``cli.pipeline.notes``.
 """

@@ -11,7 +11,8 @@ What has to be known in the next pass stands on pods: an ended one stays until i
 there, and ``create`` writes failures into the annotations of the next (``api.names``, rendered by
 ``children.engine_pod``, read by ``wire.READ_ANNOTATIONS``).  Whether a pod is of the spec as it is
 now says its revision (``Pool.accepts``).  Fields of ``restart`` are not in it: each pass compares
-them anew with what pods carry.
+them anew with what pods carry.  Times are the steady clock's since a thing was first seen, and
+begin anew with each operator; a stamp of the API server's is compared with other stamps alone.
 """
 
 from collections import defaultdict

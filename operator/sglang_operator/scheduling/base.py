@@ -1,4 +1,8 @@
-"""What a scheduler needs of each pod of a pool; nothing else in the tree knows them apart.
+"""What a scheduler needs of each pod of a pool.
+
+Nothing that renders pods knows them apart.  What a pod that waits says of it is read by each one's
+own words: ``observed.queues`` and ``observed.model`` (``is_queued``), ``cli.cluster.queues``, and
+texts that name Kueue (``api.texts``, ``cli.cluster.verdict``, ``diagnosis.pod_signatures``).
 
 What every pool may say of its scheduling, whichever scheduler it has, is rendered and judged in
 ``gangs``: an adapter has only its own to add.

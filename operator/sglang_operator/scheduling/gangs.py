@@ -1,6 +1,7 @@
 """The schedulers that there are, and what pods say of their scheduling whichever it is.
 
-A new one is a file beside ``none`` and a line here.
+A new one is a file beside ``none`` and a line here: in ``CHOSEN`` where a pool has to name it, for
+it reads fields or objects of its own; in ``GANGS`` where the scheduler's name says all.
 """
 
 from collections.abc import Iterator, Mapping

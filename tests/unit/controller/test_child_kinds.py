@@ -1,4 +1,7 @@
-"""One declaration and its desired function make a kind of child: nothing else has to know it."""
+"""One declaration and its desired function make a kind of child: the loop need not know it.
+
+What a real one wants besides (roles, names, faults) is in CONTRIBUTING.md.
+"""
 
 import asyncio
 from collections.abc import Iterator
