@@ -28,6 +28,13 @@ from tests.faults.model import GroupModel, GroupSurgeModel, Model, SurgeModel
 
 Explore = Callable[[Lab], Iterator[Result]]
 MODEL_STEPS = 1_000_000
+# What walks on the model are of, and what share of the steps each gets.
+WORLDS: Sequence[tuple[type[Model], str, float]] = (
+    (Model, "single pods", 1),
+    (GroupModel, "groups of two", 1),
+    (SurgeModel, "single pods that surge", 0.25),
+    (GroupSurgeModel, "groups of two that surge", 0.25),
+)
 
 
 def _kills(workload: kills.Workload, every: int, lab: Lab) -> Iterator[Result]:
@@ -170,6 +177,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--point", default="", help="of these, points whose name contains this")
     parser.add_argument("--every", type=int, default=1, help="every n-th write is a point")
     parser.add_argument("--steps", type=int, default=MODEL_STEPS, help="steps on the model")
+    parser.add_argument("--first", action="store_true", help="end with a walk that fails")
     parser.add_argument("--package", type=Path, help="a source root to run instead")
     arguments = parser.parse_args(argv)
     rows: list[Row] = []
@@ -188,10 +196,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             made.only = arguments.point
             rows.append(explore(made, "lost nodes", nodes.lost_nodes))
     if chosen("model"):
-        rows.append(model(arguments.steps, Model, "single pods"))
-        rows.append(model(arguments.steps, GroupModel, "groups of two"))
-        rows.append(model(arguments.steps // 4, SurgeModel, "single pods that surge"))
-        rows.append(model(arguments.steps // 4, GroupSurgeModel, "groups of two that surge"))
+        for world, of, share in WORLDS:
+            rows.append(model(int(arguments.steps * share), world, of))
+            if arguments.first and rows[-1].failed:
+                break
     print(table(rows))
     return int(any(row.failed for row in rows))
 

@@ -58,9 +58,12 @@ def _walk(package: Path | None) -> str:
     """The walks of the planner, in a process that imports it from there."""
     sources = (package or roots.OPERATOR.parent, roots.KIT.parent, Path.cwd())
     search = os.pathsep.join(map(str, sources))
-    command = [sys.executable, "-m", "tests.faults", "--only=model", f"--steps={MODEL_STEPS}"]
+    walks = ["--only=model", "--first", f"--steps={MODEL_STEPS}"]
     ran = subprocess.run(
-        command, env={**os.environ, "PYTHONPATH": search}, capture_output=True, text=True
+        [sys.executable, "-m", "tests.faults", *walks],
+        env={**os.environ, "PYTHONPATH": search},
+        capture_output=True,
+        text=True,
     )
     told = [line.strip() for line in ran.stdout.splitlines() if "model:" in line]
     return told[0][:160] if ran.returncode and told else ran.stderr[-160:] if ran.returncode else ""
