@@ -11,11 +11,20 @@ DISK_FULL = "DiskFull"
 PERMISSION_DENIED = "PermissionDenied"
 OUT_OF_HOST_MEMORY = "OOMKilled"
 LIMIT_REACHED = "ProcessLimitReached"
+NO_PROCESS_NUMBERS = "SharedMemoryUnusable"
 SEGMENTATION_FAULT = "SegmentationFault"
 
 _IMAGE = "use SGLang's own image, or one whose parts belong together, in spec.image"
 
 ENDINGS: tuple[Signature, ...] = (
+    # --- before SGLang, of engines on a trainer's GPUs (placement/entry.py)
+    _row(
+        NO_PROCESS_NUMBERS,
+        r"^sglang-operator: no process numbers: (?P<what>[^\n]{1,300})",
+        "the engine cannot share its /dev/shm with its trainer: {what}",
+        "let user and group of both write to that folder of the node (placement.shared, "
+        "security.runAsUser), or raise the node's kernel.pid_max",
+    ),
     # --- the image
     _row(
         KERNEL_BUILD_FAILED,
