@@ -103,10 +103,19 @@ POLICY: dict[str, Spec] = {
     "ARGUMENT_LATER": _config(attn_dp_size=2),
     "ARGUMENT_PYTHON_ONLY": _image("0.5.23", _config(grpc_worker_threads=2)),
 }
+_GPU = "GPU-00000000-0000-0000-0000-000000000000"
+_SHARED: Spec = {"mode": "Shared"}
+_SLOT: Spec = {"nodeRank": 0, "node": "gpu-1", "gpus": [_GPU, _GPU]}
 OPERATOR: dict[str, Spec] = {
     "POD_FIELD": _with(podTemplate={"spec": {"tolerations": [{"operator": "Equals"}]}}),
     "NOT_YET_SUPPORTED": _with(router={}),
     "SURGE_GATED": _with(rollout={"maxSurge": 1}),
+    "MEMORY_SAVER_OFF": _config(enable_memory_saver=False) | {"placement": _SHARED},
+    "SHARED_UNMAPPED": _with(device_mapping=None, replicas=1, placement=_SHARED),
+    "SHARED_QUEUED": _with(scheduling={"gang": "Kueue", "queueName": "gpus"}, placement=_SHARED),
+    "SHARED_UNUSED": _with(placement={"shared": {"runtimeClassName": "nvidia"}}),
+    "SHARED_FOLDER": _with(placement={**_SHARED, "shared": {"sharedMemory": {"hostPath": "/dev"}}}),
+    "SLOTS": _with(device_mapping="[0, 1]", placement={**_SHARED, "shared": {"slots": [_SLOT]}}),
     "IMAGE_NAME": _with(image="lmsysorg/SGLang:v0.5.7"),
     "MAPPING_DUPLICATE": _with(device_mapping="[0, 0]"),
     "POOL_TOO_LARGE": _with(num_gpus_per_worker=1, device_mapping="list(range(0,8192))"),

@@ -111,6 +111,7 @@ def pod_actions(pool: Pool, plan: Plan, template: Mapping[str, Any]) -> list[Pod
     for create in plan.creates:
         after = create.after.uid if create.after is not None else None
         for node_rank in create.node_ranks:
+            seat = create.seats[node_rank] if create.seats else None
             body = engine_pod.pod(
                 pool,
                 shared,
@@ -119,6 +120,7 @@ def pod_actions(pool: Pool, plan: Plan, template: Mapping[str, Any]) -> list[Pod
                 create.failures,
                 create.streak,
                 node_rank=node_rank,
+                seat=seat,
             )
             name = body["metadata"]["name"]
             engine = create.engine.name

@@ -182,4 +182,8 @@ COVERED_BY = {
     "weights/times.py": "api/test_bounds.py",
     "weights/trail.py": "gates/test_put_back.py",
     "weights/unslept.py": "weights/test_lease_state.py",
+    "children/slots_map.py": "children/test_kinds.py",
+    "api/errors/placement.py": "api/test_errors.py",
+    "plan/rules/seated.py": "plan/test_seating.py",
+    "observed/trainers.py": "cluster/test_trainer_store.py",
 }

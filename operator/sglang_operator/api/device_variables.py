@@ -6,6 +6,8 @@ the container behind those, and of two with one name the last one wins.
 
 import re
 
+NVIDIA = "NVIDIA_VISIBLE_DEVICES"  # what its runtime gives, by UUID
+
 ADVICE = "the device plugin gives an engine its GPUs"
 
 # Of NVIDIA's, those are left that say what of a GPU is used, and what a driver must be able to do.

@@ -30,11 +30,13 @@ LABEL_MANAGED_BY = "app.kubernetes.io/managed-by"
 LABEL_POOL = f"{GROUP}/pool"
 NO_POOLS_OWN = f"!{LABEL_POOL}"  # selects what is no part of a pool
 LABEL_ENGINE = f"{GROUP}/engine"
+LABEL_TRAINER = f"{GROUP}/trainer"  # on pods of a trainer that engines join, whatever its value
 LABEL_REVISION = f"{GROUP}/revision"
 
 ANNOTATION_ATTEMPT = f"{GROUP}/attempt"
 ANNOTATION_DEVICES = f"{GROUP}/devices"
 ANNOTATION_NODES = f"{GROUP}/nodes"  # of an engine that spans some: so many pods are one engine
+ANNOTATION_SLOT = f"{GROUP}/slot"  # of an engine on a trainer's GPUs: whose they were as it came
 ANNOTATION_FAILURES = f"{GROUP}/failures-in-a-row"
 ANNOTATION_STARTUP_FAILURES = f"{GROUP}/startup-failures"
 ANNOTATION_STARTUP_REASON = f"{GROUP}/startup-failure-reason"
@@ -180,6 +182,26 @@ def engines_service_name(pool: str) -> str:
 def registry_name(pool: str) -> str:
     """The ConfigMap that tells a trainer where every engine is."""
     return f"{pool}-engines"
+
+
+def slots_name(pool: str) -> str:
+    """The ConfigMap in which a trainer says which GPUs it has, where engines join it there."""
+    return f"{pool}-slots"
+
+
+_SLOT_KEY = "node-rank-"  # of that ConfigMap, before the node rank
+
+
+def slot_key(node_rank: int) -> str:
+    """Under which key of its data a slot is."""
+    return f"{_SLOT_KEY}{node_rank}"
+
+
+def slot_of(key: str) -> int | None:
+    """The node rank of the slot under this key; None where it is that of something else."""
+    digits = key.removeprefix(_SLOT_KEY)
+    is_slot = key.startswith(_SLOT_KEY) and digits.isdecimal() and len(digits) <= 4
+    return int(digits) if is_slot and key == slot_key(int(digits)) else None
 
 
 def disruption_budget_name(pool: str) -> str:

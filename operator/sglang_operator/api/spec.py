@@ -25,6 +25,7 @@ class _RollSection(msgspec.Struct, frozen=True, kw_only=True):
 
 class PlacementMode(Enum):
     COUNT = "Count"
+    SHARED = "Shared"
     SLOT = "Slot"
     EXACT = "Exact"
 
@@ -86,9 +87,33 @@ class RouterReplay(_RollSection, frozen=True, kw_only=True):
     mode: str = "disable"
 
 
+class GivenSlot(_Section, frozen=True, kw_only=True):
+    """The GPUs of one node rank, as somebody wrote them down."""
+
+    node_rank: int
+    node: str
+    gpus: list[str] = []
+
+
+class SharedMemory(_Section, frozen=True, kw_only=True):
+    """The folder that engines and their trainer have in common at /dev/shm."""
+
+    host_path: str | None = None  # None: one for each namespace
+    claim_name: str | None = None
+
+
+class SharedPlacement(_Section, frozen=True, kw_only=True):
+    """How engines join the pods of a trainer, which own the GPUs."""
+
+    slots: list[GivenSlot] = []  # by hand; none: the trainer publishes them
+    runtime_class_name: str | None = None
+    shared_memory: SharedMemory = SharedMemory()
+
+
 class Placement(_Section, frozen=True, kw_only=True):
     mode: PlacementMode = PlacementMode.COUNT
     resource_name: str = "nvidia.com/gpu"
+    shared: SharedPlacement = SharedPlacement()
 
 
 class Weights(_Section, frozen=True, kw_only=True):

@@ -139,6 +139,28 @@ DEVICES_COUNTED = (
     "{gpus} GPUs on {nodes} nodes; the ids in device_mapping are honoured as a number, not as "
     "places"
 )
+DEVICES_SHARED = (
+    "{gpus} GPUs of the trainer on {nodes} nodes, by UUID: the ids in device_mapping are places"
+)
+SLOT_UNKNOWN = (
+    "nobody has said which GPUs the trainer has at node rank {node_rank} ({where}): its pod there "
+    "publishes them by sglang_operator.client.slots"
+)
+TRAINER_UNSEEN = (
+    "pod {pod} of the trainer, which has the GPUs of node rank {node_rank}, is not there, or lacks "
+    "the label {label}, by which it is watched"
+)
+TRAINER_ANEW = (
+    "pod {pod} of the trainer was made anew, and has not said which GPUs it has at node rank "
+    "{node_rank} ({where})"
+)
+TRAINER_GOES = (
+    "pod {pod} of the trainer, which has the GPUs of node rank {node_rank}, has ended or is on its "
+    "way out"
+)
+SEAT_LEFT = "the trainer's pod whose GPUs it is on is gone"
+SEAT_MOVED = "its trainer has the GPUs of its ids on node {node} now"
+SEATS_AWAITED = "{engines} wait: {why}"
 ENGINES_UNPLACED = (
     "{gpus} of {wanted} GPUs are assigned, on {nodes} nodes; the other engines have no node yet"
 )

@@ -7,8 +7,9 @@ A template of a large pool is rendered once and stamped a thousand times.
 from typing import Any
 
 from sglang_operator.api import names, pod_volumes, spec
-from sglang_operator.children import metadata
+from sglang_operator.children import metadata, seated
 from sglang_operator.engine import arguments, environment, probes
+from sglang_operator.placement.seats import Seat
 from sglang_operator.plan.startup import FailureStreak
 from sglang_operator.pool import shared_memory
 from sglang_operator.pool.resolve import Engine, Pool
@@ -32,13 +33,16 @@ def pod(
     streak: FailureStreak | None = None,
     *,
     node_rank: int = 0,
+    seat: Seat | None = None,
 ) -> dict[str, Any]:
     """One engine's pod, or that of this node rank.  ``shared`` is ``template(pool)``; it is not
-    changed."""
+    changed.  ``seat``: where it belongs, if that is not the scheduler's to say."""
     meta, own = shared["metadata"], _of_rank(shared, engine)
     name = member_name(pool, engine, attempt, node_rank)
     if node_rank:
         own |= _following(pool, {**shared["spec"], **own}, engine, attempt, node_rank)
+    if seat is not None:
+        own |= seated.spec({**shared["spec"], **own}, seat)
     if streak is not None:
         # What fails at its start is started again by the operator, which counts and gives up.
         own["restartPolicy"] = "Never"
@@ -57,6 +61,8 @@ def pod(
         **meta["labels"],
         names.LABEL_ENGINE: engine.name,
     }
+    if seat is not None:
+        annotations |= seated.annotations(seat)
     if engine.pods > 1:
         annotations[names.ANNOTATION_NODES] = str(engine.pods)
     if node_rank:
@@ -166,14 +172,13 @@ def _pod_spec(pool: Pool) -> dict[str, Any]:
         body["readinessGates"] = [{"conditionType": names.CONDITION_WEIGHTS_SYNCED}]
     if named(pool):
         body["subdomain"] = names.engines_service_name(pool.owner.name)
-    return body | dict(gangs.pod_spec(pool.spec))
+    return body | dict(gangs.pod_spec(pool.spec)) | dict(pool.parts.spec)
 
 
 def _container(pool: Pool) -> dict[str, Any]:
     overlay = dict(pool.template.container)
-    volumes = _volumes(pool)
     mounts = [
-        pod_volumes.mount({"name": name, "mountPath": path}, volumes)
+        pod_volumes.mount({"name": name, "mountPath": path}, pool.template.volumes)
         for name, path in _OWN_MOUNTS
         if not pool.template.mounts_at(path)
     ]
@@ -183,7 +188,7 @@ def _container(pool: Pool) -> dict[str, Any]:
         **overlay,
         "name": names.ENGINE_CONTAINER,
         "image": pool.image,
-        "command": arguments.command(()),
+        "command": [*pool.parts.entry, *arguments.command(())],
         "args": list(pool.argv),
         "env": _environment(pool),
         "ports": [{"name": names.ENGINE_PORT_NAME, "containerPort": pool.spec.network.port}],
@@ -263,7 +268,8 @@ def _tolerations(pool: Pool) -> list[dict[str, Any]]:
     own = [
         {"key": key, "operator": "Exists", "effect": "NoExecute", **bound} for key in NODE_TAINTS
     ]
-    return [*own, *pool.template.spec.get("tolerations", [])]
+    given = pool.template.spec.get("tolerations", [])
+    return [*own, *(dict(each) for each in pool.parts.tolerations if each not in given), *given]
 
 
 def _volumes(pool: Pool) -> list[dict[str, Any]]:
@@ -271,7 +277,8 @@ def _volumes(pool: Pool) -> list[dict[str, Any]]:
     taken = {volume.get("name") for volume in given}
     sources: dict[str, dict[str, Any]] = {
         # Counted as the pod's memory; NCCL and the tokenizer processes share it.
-        pod_volumes.SHM_VOLUME: {
+        pod_volumes.SHM_VOLUME: dict(pool.parts.shm or {})
+        or {
             "emptyDir": {
                 "medium": "Memory",
                 "sizeLimit": f"{shared_memory.gib(pool.gpus_per_pod)}Gi",

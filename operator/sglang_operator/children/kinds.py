@@ -7,6 +7,7 @@ from sglang_operator.children import (
     disruption_budget,
     kept,
     services,
+    slots_map,
     stored_revisions,
     trainer_registry,
     weights_lease,
@@ -71,9 +72,12 @@ REGISTRY = ChildKind(
     kind="ConfigMap",
     api_version="v1",
     plural="configmaps",
-    desired=lambda pool, weights: (trainer_registry.registry(pool, weights),),
+    desired=lambda pool, weights: (
+        *slots_map.slots_maps(pool),
+        trainer_registry.registry(pool, weights),
+    ),
     kept=kept.kept_registry_if_told,
-    names=(names.registry_name,),
+    names=(names.registry_name, names.slots_name),
     compared=("data",),
     retired=("verl",),
     # A registry is a MiB at most; anybody may write another into it, and a refused pool beside it.

@@ -15,6 +15,7 @@ from sglang_operator.cli.options import environment, tell_notes
 from sglang_operator.cli.pipeline.objects import Options
 from sglang_operator.cli.yaml_tree.nodes import YamlNode
 from sglang_operator.engine import arguments
+from sglang_operator.placement.seats import Seen
 from sglang_operator.pool.resolve import Pool
 from sglang_operator.roll import device_mapping
 
@@ -40,9 +41,11 @@ def render(bodies: list[YamlNode], form: str) -> str:
 def pods(pool: Pool) -> Iterator[dict[str, Any]]:
     """The first pods of each engine that runs; values of secrets are hidden."""
     shared = shown(engine_pod.template(pool))
+    seats = written.seats if (written := pool.seating(Seen())) is not None else {}
     for engine in pool.running:
-        for node_rank in range(engine.pods):
-            yield engine_pod.pod(pool, shared, engine, attempt=0, failures=0, node_rank=node_rank)
+        seated = seats.get(engine.name, (None,) * engine.pods)
+        for node_rank, seat in enumerate(seated):
+            yield engine_pod.pod(pool, shared, engine, 0, node_rank=node_rank, seat=seat)
 
 
 def shown(pod: dict[str, Any]) -> dict[str, Any]:

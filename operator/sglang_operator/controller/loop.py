@@ -23,6 +23,7 @@ from sglang_operator.cluster.lookups import Lookups
 from sglang_operator.cluster.node_store import NodeStore
 from sglang_operator.cluster.recorder import Recorder
 from sglang_operator.cluster.stores import PodStore, PoolKey, PoolStore
+from sglang_operator.cluster.trainer_store import TrainerStore
 from sglang_operator.controller.coverage import Coverage
 from sglang_operator.controller.explaining import Explainer
 from sglang_operator.controller.meters import PassMeter
@@ -39,7 +40,7 @@ from sglang_operator.kube.credentials import Credentials
 from sglang_operator.kube.errors import ApiError
 from sglang_operator.kube.leader_election import Elector
 from sglang_operator.kube.leaders import Lease
-from sglang_operator.observed import wire
+from sglang_operator.observed import trainers, wire
 
 OWN_OBJECTS = f"{names.LABEL_MANAGED_BY}={names.MANAGED_BY}"
 # Passes of one pool are spaced by a multiple of what the last one cost, within these seconds:
@@ -84,6 +85,7 @@ class ControlLoop:
             each.kind: child_store(each.kind, self.wake, self.pools.has) for each in kinds.CHILDREN
         }
         self.nodes = NodeStore(self._wake_node, self._wake_all)
+        self.trainers = TrainerStore(self._wake_joined)
         self._told_of_nodes = False
         self.informers: list[informer.Informer[object]] = []  # type: ignore[type-var]
         self.coverage = Coverage(self._wake_scope)
@@ -102,6 +104,12 @@ class ControlLoop:
     def _wake_node(self, name: str) -> None:
         for key in self.pods.pools_on(name):
             self.wake(key, True)
+
+    def _wake_joined(self, namespace: str) -> None:
+        """A trainer's pod came, went or moved: engines may have joined it."""
+        for key in self.pools.known():
+            if key.namespace == namespace:
+                self.wake(key, True)
 
     def _wake_all(self) -> None:
         """Whether nodes are known changed: what each pool decides depends on it."""
@@ -202,6 +210,15 @@ class ControlLoop:
                     kept=self.pools.kept,
                 ),
                 self._inform(paths.pods(scope), scope, wire.Pod, self.pods, OWN_OBJECTS),
+                self._inform(
+                    paths.pods(scope),
+                    scope,
+                    trainers.TrainerObject,
+                    self.trainers,
+                    names.LABEL_TRAINER,
+                    kept=trainers.kept,
+                    called="trainers",
+                ),
             ]
             for kind, store in self.children.items():
                 path = paths.children(kind, scope)
@@ -240,8 +257,9 @@ class ControlLoop:
         kept: Callable[[Any], Any] | None = None,
         optional: str = "",
         spare: bool = False,
+        called: str = "",
     ) -> informer.Informer[Any]:
-        plural = path.rsplit("/", 1)[-1]
+        plural = called or path.rsplit("/", 1)[-1]
         resource = informer.Resource(
             path=path,
             scope=scope,
@@ -299,6 +317,7 @@ class ControlLoop:
             reads=self.coverage.reads,
             caught_up=self._caught_up,
             absent=self.coverage.absent,
+            trainers=self.trainers.of,
         )
         return Reconciler(
             view,

@@ -15,6 +15,7 @@ from sglang_operator.controller.reading import EndReader
 from sglang_operator.observed import ends
 from sglang_operator.observed.model import Observed, ObservedChild, ObservedPod
 from sglang_operator.observed.moment import Moment
+from sglang_operator.placement.seats import TrainerPod
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +31,8 @@ class View:
     caught_up: Callable[[str], bool] = lambda namespace: True
     # The kinds of children that the cluster does not know.
     absent: Callable[[str], frozenset[str]] = lambda namespace: frozenset()
+    # The pods of trainers in a namespace; None: nobody looks.
+    trainers: Callable[[str], Mapping[str, TrainerPod] | None] = lambda namespace: None
 
 
 @dataclass(kw_only=True)
@@ -80,6 +83,7 @@ class Observer:
             silence=self._view.nodes.silence(at.steady),
             falls=self._view.nodes.falls(),
             children=children,
+            trainers=self._view.trainers(key.namespace),
             absent_kinds=absent,
             said=memory.last_said(children, record, self._former_lease(key)),
             revisions=memory.known_revisions(children, key.name),

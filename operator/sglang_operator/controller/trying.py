@@ -61,7 +61,10 @@ def is_due(trial: Trial, pool: Pool, plan: Plan) -> bool:
 async def attempt(trials: DryRuns, key: PoolKey, trial: Trial, pool: Pool, plan: Plan) -> Trial:
     """Try the revision; what is known of it now."""
     first = plan.engines[0]
-    body = engine_pod.pod(pool, engine_pod.template(pool), first.engine, first.attempt + 1)
+    seats = plan.seating.seats.get(first.name, ()) if plan.seating is not None else ()
+    seat = seats[0] if seats else None
+    template = engine_pod.template(pool)
+    body = engine_pod.pod(pool, template, first.engine, first.attempt + 1, seat=seat)
     standing = next((r.pod.name for r in plan.removals if r.replaced), "")
     error = await trials.pod(key, body, standing)
     if error is None or error is UNKNOWN:

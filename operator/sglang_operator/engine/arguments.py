@@ -54,12 +54,13 @@ _OWN_RULES = frozenset(
         "dp_size",
     }
 )
+_SAVER = "enable_memory_saver"
 MEMORY_SAVER = "--enable-memory-saver"  # without it, what is released stays where it is
 _SWITCHES = (
     "skip_tokenizer_init",
     "trust_remote_code",
     "disable_custom_all_reduce",
-    "enable_memory_saver",
+    _SAVER,
     "enable_dp_attention",
     "grpc_mode",
 )
@@ -77,6 +78,7 @@ class EngineRequest:
     seed: int
     router_replay_mode: str
     sampling: Mapping[str, object] | None  # defaults of the server; None: requests bring them
+    beside_trainer: bool = False  # on GPUs that are a trainer's too
     extra_args: Sequence[str]
     port: int
     tuned_mem_fraction: float | None = None  # instead of the one in strategy_config
@@ -323,7 +325,8 @@ def _switches(request: EngineRequest, given: aliases.Given) -> Iterator[errors.P
 
 def _own(request: EngineRequest, given: aliases.Given) -> Iterator[errors.Problem]:
     """What the operator says itself, and ROLL's defaults under what the user says."""
-    given.values = {**DEFAULTS, **given.values}
+    saver = {_SAVER: True} if request.beside_trainer else {}
+    given.values = {**DEFAULTS, **saver, **given.values}
     # SGLang listens on 127.0.0.1 unless told otherwise, where no other pod reaches it.
     given.values["host"] = ANY_ADDRESS
     if versions.features(request.version).weight_version_flag:
@@ -337,6 +340,12 @@ def _own(request: EngineRequest, given: aliases.Given) -> Iterator[errors.Proble
         }
         given.values |= meeting
     yield from ()
+
+
+def _saver(request: EngineRequest, given: aliases.Given) -> Iterator[errors.Problem]:
+    """Engines that hold on to their memory leave their trainer none."""
+    if request.beside_trainer and not given.values.get(_SAVER):
+        yield errors.MEMORY_SAVER_OFF(given.path(_SAVER))
 
 
 def _grpc_mode(request: EngineRequest, given: aliases.Given) -> Iterator[errors.Problem]:
@@ -407,6 +416,7 @@ RULES: tuple[Rule, ...] = (
     _switches,
     _spelled,
     _own,
+    _saver,
     _model,
     _dtype,
     _grpc_mode,

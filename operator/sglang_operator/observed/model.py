@@ -18,6 +18,7 @@ from sglang_operator.api.names import EngineName, Uid, weights_lease_name
 from sglang_operator.engine import diagnosis
 from sglang_operator.engine.diagnosis import Diagnosis, Numbers, Reading
 from sglang_operator.memory.cards import Card
+from sglang_operator.placement.seats import TrainerPod
 from sglang_operator.pool.model import EngineFacts
 from sglang_operator.scheduling.base import Waiting
 from sglang_operator.weights.lease_state import Transaction
@@ -153,6 +154,8 @@ class ObservedPod:
     nodes: int = 1  # that its engine spans: so many pods live and die with it, itself included
     node_rank: int = 0  # its place among them; the first is the leader
     devices: tuple[int, ...] = ()
+    slot: str = ""  # the mark of its seat, as it was made (``placement.seats``)
+    gpus_seen: tuple[str, ...] = ()  # UUIDs that it was given by name, uncounted
     failures: int = 0  # failures in a row that led to this attempt
     startup_failures: int = 0  # those of them before the engine was up, all for this reason
     startup_reason: str = ""
@@ -447,6 +450,7 @@ class Observed:
     silence: Silence | Uncounted | None = Uncounted.UNCOUNTED  # of these nodes
     falls: tuple[float, ...] = ()  # when they fell silent, rising; counted as silence is
     children: Mapping[tuple[str, str], ObservedChild] = field(default_factory=dict)
+    trainers: Mapping[str, TrainerPod] | None = None  # of the namespace; None: nobody looked
     # Kinds of children that the cluster does not know: pools do without them.
     absent_kinds: frozenset[str] = frozenset()
     # What the pool's weights Lease is known to have said last, should it be lost; None: there was
@@ -462,8 +466,7 @@ class Observed:
     stays: frozenset[Uid] = frozenset()
     # When a pod of the pool was last seen to leave, or to be on its way (steady).
     last_gone: float = 0.0
-    # Why nothing is made any more: the pool, or its namespace, is being deleted.  What is there is
-    # for the garbage collector to remove, and serves until then.
+    # Why nothing is made any more: what is there is the garbage collector's, and serves until then.
     leaving: str = ""
     # The API server would refuse a pod of this revision: no running engine goes for it.
     refused_revision: str = ""

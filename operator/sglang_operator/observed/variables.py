@@ -1,13 +1,15 @@
 """What an engine's environment and arguments say of it: they are fixed for its pod's life."""
 
 from collections.abc import Iterable, Mapping
+from sys import intern
 from typing import Any
 
-from sglang_operator.api import bounds, names
+from sglang_operator.api import bounds, device_variables, names
 from sglang_operator.engine import environment
 
 _NNODES = "--nnodes="
 _DIGITS = 16
+_WHOLE_CARD, _MOST_OF_GPUS = "GPU-", 4096  # characters
 
 
 def keeps_images(env: Iterable[Mapping[str, Any]]) -> bool:
@@ -20,6 +22,16 @@ def keeps_images(env: Iterable[Mapping[str, Any]]) -> bool:
         if each.get("name") == environment.IMAGE_CACHE:
             size = str(each.get("value") or "")
     return size.strip() != "0"
+
+
+def gpus(env: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
+    """The GPUs that it is given by their UUIDs, whoever they belong to."""
+    given = ""
+    for each in env:
+        if each.get("name") == device_variables.NVIDIA:
+            given = str(each.get("value") or "")
+    found = given[:_MOST_OF_GPUS].split(",")
+    return tuple(intern(gpu) for gpu in found if gpu.startswith(_WHOLE_CARD))
 
 
 def nodes(name: str, arguments: Iterable[str], annotation: str) -> int:

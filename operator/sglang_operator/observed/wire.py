@@ -239,6 +239,7 @@ READ_ANNOTATIONS = {
     names.ANNOTATION_STARTUP_REASON: 256,
     names.ANNOTATION_DEVICES: 16_384,
     names.ANNOTATION_NODES: 16,
+    names.ANNOTATION_SLOT: 64,
     names.ANNOTATION_QUEUE_SEEN: 1,  # whether it is there
 }
 
@@ -279,6 +280,8 @@ def observed_pod(pod: Pod, at: Moment, before: ObservedPod | None = None) -> Obs
         nodes=variables.nodes(meta.name, own.args, _annotation(meta, names.ANNOTATION_NODES)),
         node_rank=names.node_rank_of(meta.name) or 0,
         devices=bounds.counts(_annotation(meta, names.ANNOTATION_DEVICES)),
+        slot=_annotation(meta, names.ANNOTATION_SLOT),
+        gpus_seen=variables.gpus(own.env),
         failures=bounds.count(_annotation(meta, names.ANNOTATION_FAILURES)),
         startup_failures=bounds.count(_annotation(meta, names.ANNOTATION_STARTUP_FAILURES)),
         startup_reason=_annotation(meta, names.ANNOTATION_STARTUP_REASON),
@@ -423,10 +426,8 @@ def observed_child(child: Child) -> ObservedChild:
             "resourceVersion": child.metadata.resource_version,
         }
     }
-    for key in PARTS:
-        value = getattr(child, key)
-        if value is not None:
-            body[key] = value
+    parts = {key: getattr(child, key) for key in PARTS}
+    body |= {key: value for key, value in parts.items() if value is not None}
     return ObservedChild(
         uid=names.Uid(child.metadata.uid),
         owner=names.Uid(controller.uid) if controller else None,

@@ -1,4 +1,5 @@
-"""What a placement decides.  Nothing else knows the modes apart, but all take it that GPUs are
+"""What a placement decides: what a pod asks of the scheduler, what makes it see exactly its GPUs,
+and what was achieved.  Nothing else knows the modes apart, but all take it that GPUs are
 counted on nodes by one resource (of the plan ``plan.places``, ``plan.footing``; what is told
 ``ask.capacity``, ``status.holdups``, ``status.rollout_waits``, ``observed.facts``,
 ``controller.meters``, ``controller.explaining``, ``view.grid``; ``pool.planned_memory``;
@@ -8,11 +9,13 @@ what is wrong with it is told of the field ``placement.resourceName`` (``api.dev
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
+from sglang_operator.api.names import EngineName
 from sglang_operator.api.problems import Problem
 from sglang_operator.api.spec import PoolSpec
+from sglang_operator.placement.seats import Devices, Seating, Seen
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +26,16 @@ class Placed:
     of: int  # engines that the pool wants
     nodes: int  # on which they are
     gpus: int  # of each engine
+
+
+@dataclass(frozen=True, kw_only=True)
+class PodParts:
+    """What all engine pods of a pool have for the sake of its placement."""
+
+    spec: Mapping[str, Any] = field(default_factory=dict)  # fields of the pod's spec
+    tolerations: tuple[Mapping[str, Any], ...] = ()
+    shm: Mapping[str, Any] | None = None  # what is mounted at /dev/shm; None: memory of its own
+    entry: tuple[str, ...] = ()  # what is started, and starts the engine
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +57,15 @@ class PlacementStrategy(Protocol):
         """
         ...
 
-    def problems(self, parsed: PoolSpec) -> Iterator[Problem]:
-        """Why a pool cannot be placed so."""
+    @property
+    def seats(self) -> bool:
+        """Whether it says where each pod belongs, and not the scheduler."""
+        ...
+
+    def problems(
+        self, parsed: PoolSpec, namespace: str, engines: Mapping[EngineName, Devices]
+    ) -> Iterator[Problem]:
+        """Why a pool of these engines cannot be placed so."""
         ...
 
     def resource(self, parsed: PoolSpec) -> str:
@@ -55,6 +75,16 @@ class PlacementStrategy(Protocol):
     def requests(self, parsed: PoolSpec, gpus: int) -> Mapping[str, str]:
         """What the container of a pod with so many GPUs asks of the scheduler, as Kubernetes'
         resources."""
+        ...
+
+    def parts(self, parsed: PoolSpec, namespace: str) -> PodParts:
+        """What pods have beside that."""
+        ...
+
+    def seating(
+        self, parsed: PoolSpec, name: str, engines: Mapping[EngineName, Devices], seen: Seen
+    ) -> Seating | None:
+        """Where the pods of the pool of this name belong; None: that is the scheduler's to say."""
         ...
 
     def achieved(self, placed: Placed) -> Achieved:

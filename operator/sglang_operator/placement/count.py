@@ -5,18 +5,25 @@ The ids in ``device_mapping`` are a number here, not places.
 
 from collections.abc import Iterator, Mapping
 
-from sglang_operator.api import conditions, pod_container, syntax, texts
+from sglang_operator.api import conditions, errors, pod_container, syntax, texts
+from sglang_operator.api.names import EngineName
 from sglang_operator.api.problems import Problem
-from sglang_operator.api.spec import PoolSpec
-from sglang_operator.placement.base import Achieved, Placed
+from sglang_operator.api.spec import PoolSpec, SharedPlacement
+from sglang_operator.placement.base import Achieved, Placed, PodParts
+from sglang_operator.placement.seats import Devices, Seating, Seen
 
 
 class Count:
     """See :class:`sglang_operator.placement.base.PlacementStrategy`."""
 
     by_id = False
+    seats = False
 
-    def problems(self, parsed: PoolSpec) -> Iterator[Problem]:
+    def problems(
+        self, parsed: PoolSpec, namespace: str, engines: Mapping[EngineName, Devices]
+    ) -> Iterator[Problem]:
+        if parsed.placement.shared != SharedPlacement():
+            yield errors.SHARED_UNUSED("spec.placement.shared", found=parsed.placement.mode.value)
         resource = self.resource(parsed)
         if not pod_container.is_counted(resource):
             yield syntax.wrong(
@@ -31,6 +38,14 @@ class Count:
 
     def requests(self, parsed: PoolSpec, gpus: int) -> Mapping[str, str]:
         return {self.resource(parsed): str(gpus)}
+
+    def parts(self, parsed: PoolSpec, namespace: str) -> PodParts:
+        return PodParts()
+
+    def seating(
+        self, parsed: PoolSpec, name: str, engines: Mapping[EngineName, Devices], seen: Seen
+    ) -> Seating | None:
+        return None
 
     def achieved(self, placed: Placed) -> Achieved:
         complete = placed.engines == placed.of

@@ -4,10 +4,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from sglang_operator.api.names import Uid
+from sglang_operator.api.names import EngineName, Uid
 from sglang_operator.observed.engine_state import EngineState
 from sglang_operator.observed.engines import EngineStatus
 from sglang_operator.observed.model import ObservedPod, Silence, Termination
+from sglang_operator.placement.seats import Seat, Seating
 from sglang_operator.plan.rollout_state import Waiting
 from sglang_operator.plan.startup import FailureStreak, Stall
 from sglang_operator.pool.resolve import Engine
@@ -25,6 +26,7 @@ class CreateEngine:
     streak: FailureStreak | None = None  # the failures at its start that it follows
     after: ObservedPod | None = None  # whose delete has to be taken first: it may run on
     node_ranks: tuple[int, ...] = (0,)
+    seats: tuple[Seat, ...] = ()  # of all its pods; none: the scheduler says where they are
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,6 +75,8 @@ class Plan:
     # New ones that are on their way up beside engines of an older revision, which serve until then.
     beside: tuple[EngineStatus, ...] = ()
     cramped: str | None = None  # why none finds room, in the scheduler's words, if there are any
+    seating: Seating | None = None  # where pods belong, if that is not the scheduler's to say
+    unseated: tuple[EngineName, ...] = ()  # engines that have no pods for want of a seat
     untried: bool = False  # there is no pod of the present revision
     lingering: tuple[ObservedPod, ...] = ()  # deleted, and still there long after their grace
     at: float = 0.0  # the time for which this holds, by the steady clock

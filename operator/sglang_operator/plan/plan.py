@@ -22,6 +22,7 @@ from sglang_operator.plan.rules.members import keep_members_together
 from sglang_operator.plan.rules.missing import create_missing_engines
 from sglang_operator.plan.rules.queued import leave_other_queues
 from sglang_operator.plan.rules.replaced import make_way_for_the_new
+from sglang_operator.plan.rules.seated import follow_the_trainer
 from sglang_operator.plan.rules.tuned import change_memory_share
 from sglang_operator.pool.resolve import Pool
 
@@ -34,6 +35,7 @@ RULES: tuple[Rule, ...] = (
     remove_extra_pods,
     remove_lost_pods,
     leave_other_queues,
+    follow_the_trainer,
     make_way_for_the_new,
     take_over_crash_loops,
     remove_hung_engines,

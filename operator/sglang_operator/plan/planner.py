@@ -29,7 +29,7 @@ from sglang_operator.observed.engines import EngineStatus
 from sglang_operator.observed.groups import Group
 from sglang_operator.observed.health import Health
 from sglang_operator.observed.model import Observed, ObservedPod
-from sglang_operator.plan import footing, startup
+from sglang_operator.plan import footing, seating, startup
 from sglang_operator.plan.decision import CreateEngine, HungPod, LostPod, Plan, RemovePod
 from sglang_operator.plan.rollout_state import Waiting
 from sglang_operator.plan.startup import CanaryStart, FailureStreak, StartupState
@@ -97,6 +97,9 @@ class Planner:
         self.surging: frozenset[EngineName] = frozenset()  # that get another beside them now
         self.cramped: str | None = None  # why there is no room for such: "" if nobody says
         self.tuned: Tuning | None = None
+        self.unseated: list[EngineName] = []
+        # Where pods belong, if that is not the scheduler's to say.
+        self.seating = seating.of(pool, observed)
 
     def _sorted_groups(self) -> Mapping[EngineName, EngineGroups]:
         engines: dict[EngineName, EngineGroups] = defaultdict(EngineGroups)
@@ -266,6 +269,7 @@ class Planner:
         Of several the leader is made once all others are seen (``rules.incomplete``).
         """
         attempt = self.groups_of(engine.name).highest + 1
+        seats = self.seating.seats[engine.name] if self.seating is not None else ()
         self.creates.append(
             CreateEngine(
                 engine=engine,
@@ -275,6 +279,7 @@ class Planner:
                 streak=streak,
                 after=after,
                 node_ranks=tuple(range(1, engine.pods)) or (0,),
+                seats=seats,
             )
         )
         if streak is not None:
@@ -287,6 +292,9 @@ class Planner:
     def complete(self, engine: Engine, group: Group, node_ranks: tuple[int, ...]) -> None:
         """The engine gets those of its pods that are missing."""
         first = group.first
+        seats = self.seating.seats.get(engine.name, ()) if self.seating is not None else ()
+        if self.seating is not None and not seats:
+            return  # nobody knows where they belong
         self.creates.append(
             CreateEngine(
                 engine=engine,
@@ -295,6 +303,7 @@ class Planner:
                 reason="its other pods are there",
                 streak=startup.streak_before(first),
                 node_ranks=node_ranks,
+                seats=seats,
             )
         )
 
@@ -338,6 +347,8 @@ class Planner:
             beside=self._all_beside(),
             cramped=self.cramped,
             lingering=self.lingering,
+            seating=self.seating,
+            unseated=tuple(self.unseated),
             at=self.now,
             untried=all(pod.revision != self.pool.revision for pod in self.observed.pods),
             wake_at=min(self.wakes, default=None),

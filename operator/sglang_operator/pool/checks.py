@@ -10,7 +10,8 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from sglang_operator.api import errors, names, pod_container, spec, syntax
+from sglang_operator.api import errors, names, pod_container, pod_volumes, spec, syntax
+from sglang_operator.api.pod_template import FIELD
 from sglang_operator.api.spec import WeightsGate
 from sglang_operator.engine import aliases, environment, images, model_size, versions
 from sglang_operator.placement import modes
@@ -127,7 +128,24 @@ def _scheduling(draft: Draft) -> Iterator[errors.Problem]:
 
 
 def _placement(draft: Draft) -> Iterator[errors.Problem]:
-    return modes.problems(draft.spec)
+    """How engines get their GPUs, and what a podTemplate may not have for it."""
+    engines = {each.name: each.shares for each in draft.engines}
+    yield from modes.problems(draft.spec, draft.owner.namespace, engines)
+    parts = modes.parts(draft.spec, draft.owner.namespace)
+    if parts.shm is not None and draft.template.mounts_at(pod_volumes.SHM_DIR):
+        yield errors.POD_TEMPLATE(
+            f"{FIELD}.spec.containers[0].volumeMounts",
+            found=f"a mount at {pod_volumes.SHM_DIR}",
+            expected="what engines and their trainer have in common there",
+            advice="remove it, or name it in placement.shared.sharedMemory",
+        )
+    for name in sorted(parts.spec.keys() & draft.template.spec.keys()):
+        yield errors.POD_TEMPLATE(
+            f"{FIELD}.spec.{name}",
+            found=name,
+            expected=f"the {name} of placement.shared",
+            advice="write it once",
+        )
 
 
 def _unsupported(draft: Draft) -> Iterator[errors.Problem]:
@@ -250,9 +268,10 @@ def _template(draft: Draft) -> Iterator[errors.Problem]:
     if not any(map(is_error, draft.template_problems)):
         if pod_container.is_counted(modes.resource(draft.spec)):
             yield from devices.doubts(draft.spec, draft.template)
-        yield from shared_memory.of_template(
-            draft.template, draft.spec.num_gpus_per_worker // draft.nodes
-        )
+        if modes.parts(draft.spec, draft.owner.namespace).shm is None:
+            yield from shared_memory.of_template(
+                draft.template, draft.spec.num_gpus_per_worker // draft.nodes
+            )
 
 
 def _asking(draft: Draft) -> Iterator[errors.Problem]:

@@ -10,7 +10,8 @@ from sglang_operator.api.spec import PoolSpec, TuneRange, WeightsGate
 from sglang_operator.engine import arguments, model_size, schema, versions
 from sglang_operator.engine.arguments import ANY_ADDRESS
 from sglang_operator.placement import modes
-from sglang_operator.placement.base import PlacementStrategy
+from sglang_operator.placement.base import PlacementStrategy, PodParts
+from sglang_operator.placement.seats import Seating, Seen
 from sglang_operator.pool import shares, weight_arguments
 from sglang_operator.pool.tuning import Tuning
 
@@ -36,6 +37,12 @@ class Engine:
     name: names.EngineName
     devices: tuple[int, ...]
     pods: int = 1  # that it runs in
+
+    @property
+    def shares(self) -> tuple[tuple[int, ...], ...]:
+        """The GPU ids of each of its pods: all have as many."""
+        share = len(self.devices) // self.pods
+        return tuple(self.devices[n * share : (n + 1) * share] for n in range(self.pods))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -159,6 +166,21 @@ class Pool:
     def resource(self) -> str:
         """What its GPUs are counted by on nodes, such as nvidia.com/gpu."""
         return self.placement.resource(self.spec)
+
+    @property
+    def parts(self) -> PodParts:
+        """What its pods have for the sake of their placement."""
+        return self.placement.parts(self.spec, self.owner.namespace)
+
+    @property
+    def awaits_slots(self) -> bool:
+        """Whether a trainer is to say which GPUs its engines join it on."""
+        return self.placement.seats and not self.spec.placement.shared.slots
+
+    def seating(self, seen: Seen) -> Seating | None:
+        """Where the pods of its engines belong; None: that is the scheduler's to say."""
+        engines = {each.name: each.shares for each in self.engines}
+        return self.placement.seating(self.spec, self.owner.name, engines, seen)
 
     @property
     def max_unavailable(self) -> int:

@@ -23,7 +23,13 @@ _SECTIONS = ("startup", "security", "scheduling", "placement")
 # those of the quota by which an engine came in, and what waits is moved (plan/rules/queued).
 _NOT_IN = {"scheduling": ("queueName", "workloadPriorityClassName")}
 # Fields that came later than their section: at their default they are left out, one by one.
-_LATER = {"scheduling": ("gang", "requiredTopology", "preferredTopology")}
+_LATER = {
+    "scheduling": ("gang", "requiredTopology", "preferredTopology"),
+    "placement": ("shared",),
+}
+# Of the section within: whose slot is another one goes alone, by what its own pod says
+# (plan/rules/seated).
+_NOT_WITHIN = {"shared": ("slots",)}
 # Written out, these were the defaults of an earlier operator: they restart nothing.
 _ALSO_DEFAULT = (spec.Startup(timeout_seconds=1800),)
 
@@ -165,11 +171,17 @@ def inputs(
 
 def _section(name: str, value: msgspec.Struct) -> dict[str, Any]:
     """A section as JSON, with those of its fields that are part of a revision."""
-    written: dict[str, Any] = msgspec.to_builtins(value)
-    default: dict[str, Any] = msgspec.to_builtins(type(value)())
+    written, default = _fields(value), _fields(type(value)())
     left_out = _NOT_IN.get(name, ())
     later = [field for field in _LATER.get(name, ()) if written[field] == default[field]]
     return {key: value for key, value in written.items() if key not in (*left_out, *later)}
+
+
+def _fields(section: msgspec.Struct) -> dict[str, Any]:
+    found: dict[str, Any] = msgspec.to_builtins(section)
+    for name in found.keys() & _NOT_WITHIN.keys():
+        found[name] = {k: v for k, v in found[name].items() if k not in _NOT_WITHIN[name]}
+    return found
 
 
 def digest(made_of: Mapping[str, Any]) -> str:

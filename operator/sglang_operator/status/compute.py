@@ -131,14 +131,20 @@ def compute(
         status["tuning"] = tuning.written(plan.tuning, pool.bounds)
     warnings = [
         *pool.warnings,
+        *(plan.seating.warnings if plan.seating is not None else ()),
         *reported.warnings(pool, said, plan.engines),
         *_history_warnings(pool, without),
         *memory.warnings(pool, plan.engines, held, nodes, previous),
-        *shared_memory.of_limits(
-            pool.template, pool.gpus_per_pod, (p.memory_limit for p in plan.pods)
-        ),
+        *_memory_limits(pool, plan),
     ]
     return status | _lists(ignored, warnings, remembered)
+
+
+def _memory_limits(pool: Pool, plan: Plan) -> Iterator[errors.Problem]:
+    """Limits below what is the pod's own in /dev/shm."""
+    if pool.parts.shm is None:
+        limits = (pod.memory_limit for pod in plan.pods)
+        yield from shared_memory.of_limits(pool.template, pool.gpus_per_pod, limits)
 
 
 def compute_refused(
@@ -313,6 +319,8 @@ def _negative(
 def _stalled(pool: Pool, plan: Plan) -> Trouble | None:
     """Engines that are given up; of several causes the one with most engines is told."""
     worst = max(plan.stalls, key=lambda stall: len(stall.engines), default=None)
+    if worst is None and (wrong := holdups.misplaced(plan)) is not None:
+        return Trouble(reason=wrong[0], message=wrong[1], stalled=True)
     if worst is None:
         waiting = plan.waiting
         if waiting is None or waiting.what is not Waits.FOR_ROOM:
@@ -343,7 +351,13 @@ def _progress(
     """Reason and message of what is still to happen, the most telling first."""
     if troubles:
         return troubles[0].reason, _bounded(troubles[0].message)
-    waits = (holdups.waiting, holdups.lingering, rollout_waits.cramped, holdups.pending)
+    waits = (
+        holdups.waiting,
+        holdups.unseated,
+        holdups.lingering,
+        rollout_waits.cramped,
+        holdups.pending,
+    )
     for check in (holdups.lost, _failing, *waits, holdups.queued):
         if told := check(pool, plan.with_beside, seen):
             return told[0], _bounded(told[1])

@@ -121,6 +121,21 @@ def waiting(pool: Pool, plan: Plan, _: object) -> tuple[str, str] | None:
     return told.reason, message
 
 
+def misplaced(plan: Plan) -> tuple[str, str] | None:
+    """What is known of the trainer's GPUs contradicts itself: nobody can be put there."""
+    problem = plan.seating.problem if plan.seating is not None else None
+    return (problem.reason, str(problem)) if problem is not None and plan.engines else None
+
+
+def unseated(pool: Pool, plan: Plan, _: object) -> tuple[str, str] | None:
+    """Engines that wait for a trainer to say where its GPUs are, or to come back."""
+    if not plan.unseated or plan.seating is None:
+        return None
+    why = plan.seating.why_waiting(plan.unseated[0])
+    message = texts.SEATS_AWAITED.format(engines=texts.engines(len(plan.unseated)), why=why)
+    return conditions.SEATS_AWAITED, message
+
+
 def lingering(pool: Pool, plan: Plan, _: object = None) -> tuple[str, str] | None:
     """A pod that was to be gone long ago, where engines may wait for what it holds."""
     if not plan.lingering or not (plan.coming or plan.obsolete):

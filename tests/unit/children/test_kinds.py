@@ -12,7 +12,7 @@ from tests.builders import OWNER, a_pool, all_pods, weighed
 from tests.faults import requests, watches
 from tests.installs.strangers import STRANGERS
 
-POOL = a_pool(network={"headlessService": True})
+POOL = a_pool(network={"headlessService": True}, placement={"mode": "Shared"})
 WEIGHTS = weighed(POOL, all_pods(POOL))
 EACH = pytest.mark.parametrize("kind", kinds.CHILDREN, ids=lambda each: each.kind)
 

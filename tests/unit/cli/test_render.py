@@ -8,6 +8,7 @@ import yaml
 from sglang_operator.api import errors
 from sglang_operator.children import engine_pod
 from tests.unit.cli.runner import GUIDE, WITHOUT_SGLANG, guide_body, guide_pool, run
+from tests.unit.placement.trainers import THREE, by_hand, gpu
 
 
 def _write(tmp_path, body):
@@ -39,6 +40,14 @@ def test_render_shows_the_command_line_of_a_pipeline():
     assert head.startswith("# actor-infer: 12 engines of 2 GPUs, GPUs 0-23; SGLang 0.5.7")
     assert command.startswith("python3 -m sglang.launch_server --disable-custom-all-reduce ")
     assert "--tp-size=2" in command
+
+
+def test_render_shows_where_engines_belong_whose_slots_are_written_down(tmp_path):
+    body = guide_body(placement=by_hand(*THREE))
+    found = json.loads(run("render", _write(tmp_path, body), "-o", "json").stdout)["items"]
+    env = found[5]["spec"]["containers"][0]["env"]
+    assert env[-1] == {"name": "NVIDIA_VISIBLE_DEVICES", "value": f"{gpu(1, 2)},{gpu(1, 3)}"}
+    assert "gpu-1" in json.dumps(found[5]["spec"]["affinity"])
 
 
 def test_render_of_nothing_says_so():

@@ -5,8 +5,9 @@ import pytest
 from sglang_operator.api import conditions, spec
 from sglang_operator.api.spec import PlacementMode
 from sglang_operator.placement import modes
-from sglang_operator.placement.base import Placed
+from sglang_operator.placement.base import Placed, PodParts
 from sglang_operator.placement.count import Count
+from sglang_operator.placement.seats import Seen
 from sglang_operator.pool.resolve import Pool, Refused, resolve_pool
 from tests.builders import OWNER, guide_spec
 
@@ -20,6 +21,8 @@ def test_an_engine_asks_for_as_many_of_the_resource_as_it_has_gpus():
     assert isinstance(pool, Pool)
     assert pool.resource == "amd.com/gpu"
     assert pool.placement.requests(pool.spec, pool.gpus) == {"amd.com/gpu": "2"}
+    assert pool.placement.parts(pool.spec, OWNER.namespace) == PodParts()
+    assert pool.seating(Seen()) is None
 
 
 def test_a_mode_that_is_no_strategy_yet_is_refused_with_those_that_are():

@@ -30,6 +30,7 @@ def at(path: str, value: object, **beside: Any) -> dict[str, Any]:
 
 
 KUEUE = {"gang": "Kueue", "queueName": "gpus"}
+JOINS: dict[str, Any] = {"placement": {"mode": "Shared"}}
 
 
 # Each field of the spec is in one of these three: its path, and another value than the guide's.
@@ -45,6 +46,9 @@ RESTARTS: dict[str, object] = {
     "extraArgs": ["--log-requests"],
     "generation": "ServerDefault",
     "placement.resourceName": "amd.com/gpu",
+    "placement.shared.runtimeClassName": "nvidia",
+    "placement.shared.sharedMemory.claimName": "memory",
+    "placement.shared.sharedMemory.hostPath": "/dev/shm/sglang-operator.rl.two",
     "weights.gate": "Off",  # between two with which pods have a gate it does not
     "startup.timeoutSeconds": 60,
     "network.port": 31000,
@@ -87,6 +91,15 @@ RUNS_ON: dict[str, object] = {
     "restart.autoTune": {"mem_fraction_static": {"min": 0.5, "max": 0.7}},
     "restart.hangSeconds": 600,
     "drain.gracePeriodSeconds": 5,
+    # Whose slot is another one goes alone (plan/rules/seated).
+    "placement.shared.slots": [
+        {
+            "nodeRank": rank,
+            "node": "a",
+            "gpus": [f"GPU-{rank:07}{n}-0000-0000-0000-{0:012}" for n in range(8)],
+        }
+        for rank in range(3)
+    ],
     "memoryCheck": "Off",
     # Whoever was let in runs on by the quota that it has.
     "scheduling.queueName": "others",
@@ -103,6 +116,7 @@ REFUSED: dict[str, object] = {
 # What else has to be said for a pool to have that field.
 BESIDE: dict[str, dict[str, Any]] = {
     "security.adminApiKey": {"image": "lmsysorg/sglang:v0.5.9"},
+    **{path: JOINS for path in (*RESTARTS, *RUNS_ON) if path.startswith("placement.shared.")},
     "scheduling.requiredTopology": {"scheduling": KUEUE},
     "scheduling.preferredTopology": {"scheduling": KUEUE},
     "scheduling.queueName": {"scheduling": KUEUE},

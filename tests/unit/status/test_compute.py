@@ -24,6 +24,7 @@ from tests.builders import (
     refused,
     weighed,
 )
+from tests.unit.placement import trainers
 
 
 def compute(pool, pods, troubles=(), previous=None, now=NOW, **observed):
@@ -525,3 +526,43 @@ def test_what_nobody_understands_is_told_in_the_engines_words_before_any_advice(
     dead = an_ended_pod(pool, pool.engines[0], failures=3, created=NOW - 5, termination=end)
     told = condition(compute(pool, [dead, *all_pods(pool)[1:]]), conditions.READY)
     assert "foo.WeirdError: no idea" in told["message"]
+
+
+# --- on a trainer's GPUs
+
+
+def on_trainers_gpus(pods, *of, **changes):
+    pool = trainers.a_shared_pool(**changes.pop("spec", {}))
+    return compute(pool, pods(pool), **trainers.seen(pool, *of, **changes))
+
+
+def test_engines_that_wait_for_their_trainer_say_for_what():
+    found = on_trainers_gpus(lambda pool: [], *trainers.THREE[1:])
+    stands = condition(found, conditions.RECONCILING)
+    assert stands["reason"] == conditions.SEATS_AWAITED
+    assert stands["message"].startswith("4 engines wait: nobody has said which GPUs the trainer")
+    assert gitops.kstatus(as_object(found)) == "InProgress"
+    assert list(gitops.flux_complaints(as_object(found))) == []
+
+
+def test_slots_that_disagree_stall_the_pool_in_their_words():
+    found = on_trainers_gpus(all_pods, trainers.a_slot(0, gpus=("0",)))
+    stands = condition(found, conditions.STALLED)
+    assert stands["reason"] == "SlotsDisagree"
+    assert "ConfigMap actor-infer-slots, node-rank-0: found the GPU 0" in stands["message"]
+    assert gitops.kstatus(as_object(found)) == "Failed"
+    gone = on_trainers_gpus(lambda pool: [], trainers.a_slot(0, gpus=()), spec={"replicas": 0})
+    assert condition(gone, conditions.STALLED) is None
+
+
+def test_what_was_achieved_is_said_of_the_trainers_gpus():
+    found = on_trainers_gpus(all_pods, *trainers.THREE)
+    assigned = condition(found, conditions.DEVICES_ASSIGNED)
+    assert (assigned["status"], assigned["reason"]) == ("True", conditions.SHARED)
+    assert found["placement"] == "Shared"
+
+
+def test_another_user_than_the_trainers_is_a_warning():
+    user = trainers.a_slot(0, user=1000)
+    found = on_trainers_gpus(all_pods, user, *trainers.THREE[1:])
+    assert "TrainerUser" in {warning["reason"] for warning in found["warnings"]}

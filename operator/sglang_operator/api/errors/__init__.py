@@ -11,7 +11,16 @@ under their names: ``errors.MODEL_MISSING("spec.model_args")``.
 
 from collections.abc import Iterable
 
-from sglang_operator.api.errors import arguments, features, fields, mapping, memory, notices, pod
+from sglang_operator.api.errors import (
+    arguments,
+    features,
+    fields,
+    mapping,
+    memory,
+    notices,
+    placement,
+    pod,
+)
 from sglang_operator.api.errors.arguments import *
 from sglang_operator.api.errors.authorities import *
 from sglang_operator.api.errors.features import *
@@ -19,6 +28,7 @@ from sglang_operator.api.errors.fields import *
 from sglang_operator.api.errors.mapping import *
 from sglang_operator.api.errors.memory import *
 from sglang_operator.api.errors.notices import *
+from sglang_operator.api.errors.placement import *
 from sglang_operator.api.errors.pod import *
 from sglang_operator.api.problems import (
     InvalidError,
@@ -44,7 +54,7 @@ __all__ = [
     "word",
 ]
 
-_TABLES = (fields, mapping, arguments, features, pod, notices, memory)
+_TABLES = (fields, mapping, arguments, features, pod, placement, notices, memory)
 
 
 def rows() -> Iterable[tuple[str, Row]]:

@@ -1,0 +1,42 @@
+"""What one engine pod has for the sake of its seat: its node, and its GPUs by UUID."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from sglang_operator.api import device_variables, names
+from sglang_operator.placement.seats import Seat
+
+_FIELD = "metadata.name"  # of a node, which no label stands for in every cluster
+
+
+def spec(shared: Mapping[str, Any], seat: Seat) -> dict[str, Any]:
+    """The fields of the pod's spec that are other than those of all; ``shared`` is not changed."""
+    variable = {"name": device_variables.NVIDIA, "value": ",".join(seat.gpus)}
+    containers = [
+        {**each, "env": [*each["env"], variable]}
+        if each["name"] == names.ENGINE_CONTAINER
+        else each
+        for each in shared["containers"]
+    ]
+    return {"containers": containers, "affinity": _on(seat.node, shared.get("affinity") or {})}
+
+
+def annotations(seat: Seat) -> dict[str, str]:
+    """What the pod remembers of its seat."""
+    return {names.ANNOTATION_SLOT: seat.mark}
+
+
+def _on(node: str, affinity: Mapping[str, Any]) -> dict[str, Any]:
+    """This affinity, on this node alone: the scheduler still decides whether it has room.
+
+    Of several terms one is enough, so that each has to name the node.
+    """
+    field = {"key": _FIELD, "operator": "In", "values": [node]}
+    required = "requiredDuringSchedulingIgnoredDuringExecution"
+    of_nodes = affinity.get("nodeAffinity") or {}
+    terms = (of_nodes.get(required) or {}).get("nodeSelectorTerms") or [{}]
+    wanted = [{**term, "matchFields": [*term.get("matchFields", ()), field]} for term in terms]
+    return {
+        **affinity,
+        "nodeAffinity": {**of_nodes, required: {"nodeSelectorTerms": wanted}},
+    }

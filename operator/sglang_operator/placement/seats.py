@@ -1,0 +1,184 @@
+"""Where the pods of each engine belong, where that is known before the scheduler says.  Pure."""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from sglang_operator.api import errors, names, texts
+from sglang_operator.api.names import EngineName
+from sglang_operator.api.problems import Problem
+from sglang_operator.placement import slots
+from sglang_operator.placement.slots import Slot, Slots
+
+# The GPU ids of each of the pods that an engine is.
+Devices = Sequence[Sequence[int]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainerPod:
+    """One of a trainer's pods, which own the GPUs that engines join them on."""
+
+    uid: str
+    node: str
+    gone: bool = False  # it has ended, or is on its way out: its GPUs may be given to others
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """What is known of a pool's trainer at a moment."""
+
+    published: Mapping[str, str] | None = None  # the data of its ConfigMap, where there is one
+    trainers: Mapping[str, TrainerPod] | None = None  # in its namespace; None: nobody looked
+    nodes: Collection[str] | None = None  # those that there are; None: they may not be read
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Seat:
+    """The GPUs of one pod of an engine."""
+
+    node: str
+    gpus: tuple[str, ...]  # UUIDs, in the order of its device group
+    mark: str  # what the pod remembers of them (``slots.Slot.mark``)
+    pod: str = ""  # of the trainer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seating:
+    """The seats of all engines of a pool."""
+
+    seats: Mapping[EngineName, tuple[Seat, ...]] = field(default_factory=dict)  # by node rank
+    waits: Mapping[EngineName, str] = field(default_factory=dict)  # why an engine has none yet
+    problem: Problem | None = None  # what disagrees: nobody has a seat before it is put right
+    alive: frozenset[str] | None = None  # UIDs of the trainer's pods; None: not known
+    warnings: tuple[Problem, ...] = ()
+
+    def left(self, engine: EngineName, marks: Sequence[str]) -> str:
+        """Why pods with these marks cannot stay where they are; empty if they can.
+
+        That nothing is said of a slot any more is no reason: only that its pod is gone.
+        """
+        for mark in marks:
+            trainer = slots.trainer_of(mark)
+            if trainer and self.alive is not None and trainer not in self.alive:
+                return texts.SEAT_LEFT
+        seats = self.seats.get(engine, ())
+        if len(seats) != len(marks):
+            return ""
+        both = zip(seats, marks, strict=True)
+        moved = next((seat for seat, mark in both if mark not in ("", seat.mark)), None)
+        return texts.SEAT_MOVED.format(node=moved.node) if moved is not None else ""
+
+    def why_waiting(self, engine: EngineName) -> str:
+        """Why this engine gets no pods; empty if it may have some."""
+        if self.problem is not None:
+            return str(self.problem)
+        return "" if engine in self.seats else self.waits.get(engine, "")
+
+
+def misfits(
+    known: Slots, engines: Mapping[EngineName, Devices], per_node: int, where: str
+) -> Iterator[Problem]:
+    """Where the slots that there are, and the mapping, contradict each other."""
+    yield from known.problems
+    for node_rank, count in sorted(_needs(engines, per_node).items()):
+        slot = known.slots.get(node_rank)
+        if slot is not None and len(slot.gpus) < count:
+            yield errors.SLOTS(
+                where,
+                found=f"{len(slot.gpus)} GPUs for node rank {node_rank}",
+                expected=f"at least {count}: device_mapping names GPU {count - 1} of that node, at "
+                f"num_gpus_per_node {per_node}",
+                advice="set num_gpus_per_node to what each of the trainer's pods has, as in ROLL, "
+                "or correct the slots",
+            )
+
+
+def lacking(known: Slots, engines: Mapping[EngineName, Devices], per_node: int) -> Iterator[int]:
+    """The node ranks that the mapping names, and of which no GPUs are known."""
+    return (rank for rank in sorted(_needs(engines, per_node)) if rank not in known.slots)
+
+
+def _needs(engines: Mapping[EngineName, Devices], per_node: int) -> dict[int, int]:
+    """How many GPUs the engines need of each node rank, counted from its first."""
+    needs = dict[int, int]()
+    for pods in engines.values():
+        for ids in pods:
+            for each in ids:
+                node_rank, gpu_rank = divmod(each, per_node)
+                needs[node_rank] = max(needs.get(node_rank, 0), gpu_rank + 1)
+    return needs
+
+
+def seating(
+    known: Slots,
+    engines: Mapping[EngineName, Devices],
+    per_node: int,
+    seen: Seen,
+    where: str,
+) -> Seating:
+    """The seats of these engines among the slots that are known."""
+    trainers = seen.trainers
+    alive = None
+    if trainers is not None:
+        alive = frozenset(pod.uid for pod in trainers.values() if not pod.gone)
+    wrong = (*misfits(known, engines, per_node, where), *_elsewhere(known, seen, where))
+    if wrong:
+        return Seating(problem=wrong[0], alive=alive)
+    found, waits = dict[EngineName, tuple[Seat, ...]](), dict[EngineName, str]()
+    for engine, pods in engines.items():
+        why = next(filter(None, (_absent(known, ids, per_node, seen, where) for ids in pods)), "")
+        if why:
+            waits[engine] = why
+        else:
+            found[engine] = tuple(_seat(known, ids, per_node) for ids in pods)
+    return Seating(seats=found, waits=waits, alive=alive)
+
+
+def _seat(known: Slots, ids: Sequence[int], per_node: int) -> Seat:
+    slot = known.slots[ids[0] // per_node]
+    gpus = tuple(slot.gpus[each % per_node] for each in ids)
+    return Seat(node=slot.node, gpus=gpus, mark=slot.mark(gpus), pod=slot.pod)
+
+
+def _elsewhere(known: Slots, seen: Seen, where: str) -> Iterator[Problem]:
+    """Slots on nodes that there are not, or that are not those of the trainer's pods."""
+    for slot in known.slots.values():
+        pod = (seen.trainers or {}).get(slot.pod)
+        if pod is not None and pod.uid == slot.uid and pod.node not in ("", slot.node):
+            yield errors.SLOTS(
+                where,
+                found=f"node {errors.shown(slot.node)} for node rank {slot.node_rank}",
+                expected=f"{errors.shown(pod.node)}, where pod {slot.pod} is",
+                advice="have the pod publish its own node (spec.nodeName)",
+            )
+        elif seen.nodes is not None and slot.node not in seen.nodes and not _is_gone(slot, seen):
+            yield errors.SLOTS(
+                where,
+                found=f"node {errors.shown(slot.node)} for node rank {slot.node_rank}",
+                expected="the name of a node that there is",
+                advice="write what kubectl get nodes tells",
+            )
+
+
+def _is_gone(slot: Slot, seen: Seen) -> bool:
+    """Whether its trainer's pod is known to be gone, as it is with its node."""
+    if not slot.uid or seen.trainers is None:
+        return False
+    pod = seen.trainers.get(slot.pod)
+    return pod is None or pod.gone or pod.uid != slot.uid
+
+
+def _absent(known: Slots, ids: Sequence[int], per_node: int, seen: Seen, where: str) -> str:
+    """Why nobody can be where this slot is; empty if its trainer is there."""
+    node_rank = ids[0] // per_node
+    slot = known.slots.get(node_rank)
+    if slot is None:
+        return texts.SLOT_UNKNOWN.format(node_rank=node_rank, where=where)
+    if not slot.uid or seen.trainers is None:
+        return ""
+    pod = seen.trainers.get(slot.pod)
+    named = {"pod": slot.pod, "node_rank": node_rank}
+    if pod is None:
+        return texts.TRAINER_UNSEEN.format(label=names.LABEL_TRAINER, **named)
+    if pod.uid != slot.uid:
+        return texts.TRAINER_ANEW.format(where=where, **named)
+    return texts.TRAINER_GOES.format(**named) if pod.gone else ""

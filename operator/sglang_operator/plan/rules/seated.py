@@ -1,0 +1,35 @@
+"""Rule: engines are where their trainer has its GPUs, and nowhere else.  Pure.
+
+Where the trainer's pod is gone its GPUs may be given to others, and where it has them on another
+node nobody hands anything over any more.  So such engines go at once, and come back where the
+trainer is; gated ones behind a closed gate.
+"""
+
+from sglang_operator.observed.engine_state import EngineState
+from sglang_operator.plan.planner import Planner
+from sglang_operator.plan.seating import taken_by
+
+
+def follow_the_trainer(planner: Planner) -> None:
+    """Who cannot stay goes; who does not know where to be waits."""
+    seating = planner.seating
+    if seating is None:
+        return
+    for name, found in planner.engines.items():
+        for group in [g for g in found.live if not planner.stays(g)]:
+            why = seating.left(name, [pod.slot for pod in group.members])
+            if not why:
+                continue
+            for pod in group.members:
+                planner.remove(pod, why, drains=False)
+            found.live.remove(group)
+            found.dying.append(group)
+            planner.podless.setdefault(name, EngineState.WAITING)
+    for name in planner.wanted:
+        if planner.groups_of(name).live:
+            continue
+        if seating.why_waiting(name):
+            planner.podless[name] = EngineState.WAITING
+            planner.unseated.append(name)
+        elif taken_by(seating.seats[name], planner.observed) is not None:
+            planner.podless[name] = EngineState.WAITING

@@ -1,0 +1,40 @@
+"""Where the pods of a pool's engines belong, by what is seen, and who is still there.  Pure."""
+
+from collections.abc import Collection
+
+from sglang_operator.api.names import slots_name
+from sglang_operator.observed.model import Observed, ObservedPod
+from sglang_operator.placement.seats import Seat, Seating, Seen
+from sglang_operator.pool.resolve import Pool
+
+
+def of(pool: Pool, observed: Observed) -> Seating | None:
+    """The seats of its engines; None where they are the scheduler's to say."""
+    return pool.seating(_seen(pool, observed)) if pool.placement.seats else None
+
+
+def _seen(pool: Pool, observed: Observed) -> Seen:
+    """What is known of the trainer that they join."""
+    child = observed.children.get(("ConfigMap", slots_name(pool.owner.name)))
+    data = None
+    if child is not None and child.whole and child.owner == pool.owner.uid:
+        data = dict(child.body.get("data") or {})
+    nodes = observed.nodes
+    there = None if nodes is None else {name for name, node in nodes.items() if not node.gone}
+    return Seen(published=data, trainers=observed.trainers, nodes=there)
+
+
+def taken_by(seats: Collection[Seat], observed: Observed) -> ObservedPod | None:
+    """A pod of the pool whose engine may still hold the memory of these GPUs.
+
+    No scheduler counts them, so that another would be put beside it.
+    """
+    wanted = {(seat.node, gpu) for seat in seats for gpu in seat.gpus}
+    return next(
+        (
+            pod
+            for pod in observed.all_pods
+            if not pod.ended and any((pod.node, gpu) in wanted for gpu in pod.gpus_seen)
+        ),
+        None,
+    )

@@ -1,0 +1,89 @@
+"""Engines on a trainer's GPUs, through the loop: they come, go and come back with its pods."""
+
+import asyncio
+from typing import Any
+
+from sglang_operator.api import names
+from sglang_operator.kube import paths
+from sglang_operator.placement.slots import Slot, written
+from tests.unit.controller import fake_api
+from tests.unit.placement.trainers import SHARED, a_slot
+
+KEY = ("rl", "pool")
+SLOTS = paths.child("ConfigMap", "rl", names.slots_name("pool"))
+
+
+def trainer(slot: Slot) -> tuple[str, dict[str, Any]]:
+    """A trainer's pod, as somebody's controller makes it."""
+    labels = {names.LABEL_TRAINER: "job"}
+    return paths.pod("rl", slot.pod), {
+        "metadata": {"labels": labels},
+        "spec": {"nodeName": slot.node},
+    }
+
+
+def run_trainer(api: fake_api.Api, slot: Slot) -> None:
+    """The trainer's pod is there."""
+    path, body = trainer(slot)
+    api.add(path, body, uid=slot.uid)
+
+
+def publish(api: fake_api.Api, *of: Slot) -> None:
+    """The trainer says which GPUs it has."""
+    api.touch(SLOTS, {"data": {names.slot_key(slot.node_rank): written(slot) for slot in of}})
+
+
+def engines(api: fake_api.Api) -> list[dict[str, Any]]:
+    return [pod for pod in api.pods("rl") if names.LABEL_POOL in pod["metadata"]["labels"]]
+
+
+def nodes(api: fake_api.Api) -> list[str]:
+    found = []
+    for pod in engines(api):
+        affinity = pod["spec"]["affinity"]["nodeAffinity"]
+        (term,) = affinity["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
+        found += term["matchFields"][0]["values"]
+    return found
+
+
+def test_engines_follow_their_trainer_wherever_it_goes():
+    slot, moved = a_slot(0), a_slot(0, "gpu-9", pod="trainer-9", uid="uid-anew")
+
+    async def story() -> None:
+        api = fake_api.Api()
+        async with fake_api.operator(api, watch_nodes=False):
+            api.make(*KEY, placement=SHARED)
+            await api.until(lambda: SLOTS in api.objects)
+            await api.until(lambda: api.reason(*KEY) == "WaitingForTrainersGPUs")
+            assert not engines(api)
+            publish(api, slot)
+            await asyncio.sleep(0.1)
+            assert not engines(api), "its pod is not seen yet"
+            run_trainer(api, slot)
+            await api.until(lambda: nodes(api) == ["gpu-0"])
+            await api.until(lambda: api.reason(*KEY) == "PoolReady")
+
+            await api.request("DELETE", trainer(slot)[0])
+            await api.until(lambda: not engines(api))
+            await api.until(lambda: api.reason(*KEY) == "WaitingForTrainersGPUs")
+            run_trainer(api, moved)
+            publish(api, moved)
+            await api.until(lambda: nodes(api) == ["gpu-9"])
+
+    asyncio.run(story())
+
+
+def test_what_a_trainer_has_published_stays_whatever_becomes_of_the_rest():
+    async def story() -> None:
+        api = fake_api.Api()
+        async with fake_api.operator(api, watch_nodes=False):
+            api.make(*KEY, placement=SHARED)
+            await api.until(lambda: SLOTS in api.objects)
+            publish(api, a_slot(0))
+            api.touch(SLOTS, {"metadata": {"labels": {names.LABEL_COMPONENT: "other"}}})
+            await api.until(
+                lambda: api.objects[SLOTS]["metadata"]["labels"][names.LABEL_COMPONENT] == "slots"
+            )
+            assert api.objects[SLOTS]["data"] == {"node-rank-0": written(a_slot(0))}
+
+    asyncio.run(story())

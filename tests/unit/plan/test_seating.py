@@ -1,0 +1,182 @@
+"""Engines are where their trainer has its GPUs: they come, wait, go and come back with it."""
+
+import dataclasses
+
+import pytest
+
+from sglang_operator.api import names
+from sglang_operator.observed.engine_state import EngineState
+from sglang_operator.observed.model import Gate, Observed, ObservedNode
+from sglang_operator.placement.seats import TrainerPod
+from sglang_operator.plan import seating
+from tests.builders import NOW, a_pod, a_pool, all_pods, created, planned, removed
+from tests.unit.placement.trainers import THREE, a_shared_pool, a_slot, by_hand, pods, seen
+
+POOL = a_shared_pool()
+EVERY = [engine.name for engine in POOL.engines]
+ON_NODE_0 = EVERY[:4]
+
+
+def seated(pool=POOL, *of, **changes):
+    """All pods of the pool, as they were made for these slots."""
+    known = seating.of(pool, Observed(**seen(pool, *(of or THREE))))
+    assert known is not None
+    found = []
+    for pod in all_pods(pool, **changes):
+        seat = known.seats[pod.engine][pod.node_rank]
+        found.append(dataclasses.replace(pod, node=seat.node, slot=seat.mark, gpus_seen=seat.gpus))
+    return found
+
+
+def plan(here, *of, pool=POOL, **changes):
+    return planned(pool, here, **seen(pool, *(of or THREE), **changes))
+
+
+def test_each_engine_is_made_where_its_gpus_are():
+    found = plan([])
+    assert [name for name, _ in created(found)] == EVERY
+    assert {create.seats[0].node for create in found.creates} == {"gpu-0", "gpu-1", "gpu-2"}
+    assert not found.unseated
+
+
+def test_a_pool_in_another_mode_leaves_that_to_the_scheduler():
+    pool = a_pool()
+    found = plan([], pool=pool)
+    assert found.seating is None
+    assert all(create.seats == () for create in found.creates)
+
+
+def test_engines_that_are_where_they_belong_need_nothing():
+    found = plan(seated())
+    assert not found.creates
+    assert not found.removals
+
+
+def test_before_the_trainer_has_spoken_no_engine_is_made():
+    found = plan([], data={})
+    assert not found.creates
+    assert found.unseated == tuple(EVERY)
+    assert {engine.state for engine in found.engines} == {EngineState.WAITING}
+
+
+def test_engines_of_the_nodes_that_are_known_do_not_wait_for_the_others():
+    found = plan([], *THREE[1:], nodes={slot.node: ObservedNode(name=slot.node) for slot in THREE})
+    assert [name for name, _ in created(found)] == EVERY[4:]
+    assert found.unseated == tuple(ON_NODE_0)
+
+
+@pytest.mark.parametrize(
+    "of",
+    [(a_slot(0, gpus=THREE[0].gpus[:4]), *THREE[1:]), (THREE[0], a_slot(1, gpus=THREE[0].gpus))],
+    ids=["fewer GPUs than the mapping needs", "a GPU twice"],
+)
+def test_slots_that_disagree_make_no_pod_and_touch_none_that_runs(of):
+    assert not plan([], *of).creates
+    found = plan(seated()[:5], *of)
+    assert not found.creates
+    assert not found.removals
+    assert found.seating.problem is not None
+
+
+def test_what_others_wrote_under_that_name_says_nothing():
+    told = seen(POOL, *THREE)
+    (key, child), *_ = told["children"].items()
+    strange = dataclasses.replace(child, owner=names.Uid("somebody"))
+    assert not planned(POOL, [], **{**told, "children": {key: strange}}).creates
+
+
+# --- the trainer moves
+
+
+def test_engines_go_with_their_trainers_pod_and_at_once():
+    found = plan(seated(ready=True, gate=Gate(is_open=True)), trainers=pods(*THREE[1:]))
+    assert {removal.pod.engine for removal in found.removals} == set(ON_NODE_0)
+    assert not any(removal.drains for removal in found.removals)
+    assert not found.creates
+
+
+def test_until_the_trainer_is_back_they_wait():
+    left = [pod for pod in seated() if pod.engine not in ON_NODE_0]
+    found = plan(left, trainers=pods(*THREE[1:]))
+    assert not found.creates
+    assert not found.removals
+    assert found.unseated == tuple(ON_NODE_0)
+
+
+def test_they_come_back_where_it_is_now():
+    left = [pod for pod in seated() if pod.engine not in ON_NODE_0]
+    moved = a_slot(0, "gpu-9", pod="trainer-9", uid="uid-anew")
+    found = plan(left, moved, *THREE[1:])
+    assert [name for name, _ in created(found)] == ON_NODE_0
+    assert {create.seats[0].node for create in found.creates} == {"gpu-9"}
+
+
+def test_engines_leave_a_slot_that_is_elsewhere_now():
+    moved = a_slot(0, "gpu-9", pod="trainer-9", uid="uid-anew")
+    found = plan(seated(), moved, *THREE[1:], trainers=pods(moved, *THREE))
+    assert {removal.pod.engine for removal in found.removals} == set(ON_NODE_0)
+
+
+def test_a_slot_that_is_said_no_more_moves_nobody():
+    found = plan(seated(), *THREE[1:], trainers=pods(*THREE))
+    assert not found.removals
+
+
+def test_a_trainer_that_was_made_anew_is_waited_for_until_it_has_spoken():
+    anew = {**pods(*THREE), "trainer-0": TrainerPod(uid="uid-anew", node="gpu-0")}
+    assert {removal.pod.engine for removal in plan(seated(), trainers=anew).removals} == set(
+        ON_NODE_0
+    )
+    left = [pod for pod in seated() if pod.engine not in ON_NODE_0]
+    assert plan(left, trainers=anew).unseated == tuple(ON_NODE_0)
+
+
+def test_engines_that_nobody_wants_any_more_go_with_their_trainer_too():
+    before = seated()
+    smaller = a_shared_pool(device_mapping="list(range(8,24))")
+    found = plan(before, *THREE, pool=smaller, trainers=pods(*THREE[1:]))
+    assert set(ON_NODE_0) <= {removal.pod.engine for removal in found.removals}
+
+
+def test_where_nobody_looks_for_trainers_everything_stays():
+    """As for who draws a map."""
+    assert not plan(seated(), trainers=None).removals
+
+
+# --- one engine at a time on a GPU: no scheduler counts these
+
+
+def test_an_engine_comes_once_the_one_before_it_is_gone():
+    here = seated()
+    here[0] = dataclasses.replace(
+        here[0], deleting=True, deletion_asked=NOW - 1, deletion_due=NOW + 60
+    )
+    found = plan(here)
+    assert not found.creates
+    assert found.engines[0].state is EngineState.WAITING
+    assert created(plan(here[1:])) == [(EVERY[0], 0)]
+
+
+def test_an_engine_waits_for_any_other_on_its_gpus():
+    """After a change of the mapping it is not the same engine that has them."""
+    wider = a_shared_pool(num_gpus_per_worker=4)
+    old = [dataclasses.replace(seated()[0], deleting=True, deletion_asked=NOW - 1)]
+    found = plan(old, pool=wider)
+    assert [name for name, _ in created(found)] == [engine.name for engine in wider.engines[1:]]
+
+
+def test_an_engine_that_has_ended_is_in_nobody_s_way():
+    gone = dataclasses.replace(seated()[0], phase="Failed", over=True, deleting=True)
+    assert EVERY[0] in [name for name, _ in created(plan([gone]))]
+
+
+def test_slots_by_hand_need_no_trainer_to_be_seen():
+    pool = a_shared_pool(placement=by_hand(*THREE))
+    found = plan([], pool=pool, data={}, trainers={})
+    assert len(found.creates) == 12
+
+
+def test_a_pod_of_the_mode_before_is_replaced_by_the_rollout():
+    found = plan(all_pods(a_pool(), ready=True))
+    assert len(removed(found)) == 1
+    assert a_pod(POOL, POOL.engines[0]).slot == ""
