@@ -55,7 +55,7 @@ LEAVES = ("cli", "client", "testing", "__main__")
 # What a trainer installs and waits for at its start is no more than this.
 OF_THE_CLIENT = frozenset(
     {"api", "roll", "engine", "weights", "backoff", "clocks", "supervision", "sending", "receiving"}
-    | {"kube"}
+    | {"kube", "placement"}
 )
 # "kubectl sglang" looks at a cluster and draws it; the loop is not its own.
 NOT_OF_THE_CLI = frozenset({"cluster", "fleet", "controller", "__main__"})

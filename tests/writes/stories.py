@@ -23,7 +23,7 @@ from sglang_operator.cluster.writer import Writer
 from sglang_operator.gates.decide import GatePlan
 from sglang_operator.gates.lease import LeaseStep
 from sglang_operator.kube import paths
-from sglang_operator.kube.client import Lane
+from sglang_operator.kube.client import JSON, Lane
 from sglang_operator.kube.errors import (
     ApiError,
     ApiUnreachableError,
@@ -31,6 +31,7 @@ from sglang_operator.kube.errors import (
 from sglang_operator.kube.leader_election import Elector, Terms
 from sglang_operator.observed import wire
 from sglang_operator.observed.model import ObservedChild
+from sglang_operator.placement.slots import Slot
 from sglang_operator.pool.resolve import Owner
 from sglang_operator.status.transitions import Event
 from sglang_operator.weights import lease_state, steps
@@ -215,13 +216,16 @@ class _Cluster(Cluster):
     def __init__(self, client: Guarded) -> None:
         self.namespace, self.pool = KEY
         self.lease_name = LEASE
+        self.slots_name = names.slots_name(self.pool)
         self._client = client
 
-    async def _request(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Json:
+    async def _request(
+        self, method: str, path: str, body: Mapping[str, Any] | None = None, kind: str = JSON
+    ) -> Json:
         try:
             sent = orjson.dumps(body) if body is not None else None
             answer: Json = orjson.loads(
-                await self._client.request(method, path, body=sent, fenced=False)
+                await self._client.request(method, path, body=sent, fenced=False, content_type=kind)
             )
             return answer
         except ApiError as error:
@@ -239,6 +243,13 @@ async def a_trainer_takes_a_step(api: MemoryApi, client: Guarded) -> None:
     await _first_write(client, task)
 
 
+async def a_trainer_says_which_gpus_it_has(api: MemoryApi, client: Guarded) -> None:
+    path = paths.child("ConfigMap", KEY.namespace, names.slots_name(KEY.name))
+    api.add(path, {"metadata": _owned()})
+    slot = Slot(node_rank=0, node="gpu-0", pod="trainer-0", uid="uid", gpus=("GPU-1",))
+    await _Cluster(client).patch_slots(slot)
+
+
 STORIES: tuple[Story, ...] = (
     a_pod_is_created,
     a_pod_is_tried,
@@ -254,4 +265,5 @@ STORIES: tuple[Story, ...] = (
     the_operators_lease_is_taken_over,
     an_event_is_told_twice,
     a_trainer_takes_a_step,
+    a_trainer_says_which_gpus_it_has,
 )

@@ -14,12 +14,15 @@ from sglang_operator.client.registry import Registry, parse
 from sglang_operator.kube.authorization import CredentialsError
 from sglang_operator.kube.identity import Headers, Identity
 from sglang_operator.kube.transport import HttpClient, Response, lines
+from sglang_operator.placement import slots
+from sglang_operator.placement.slots import Slot
 
 REQUEST_SECONDS = 10.0
 WATCH_SECONDS = 300
 IDLE_SECONDS = 60.0  # the API server sends a bookmark about once a minute
 MAX_ANSWER = 4 << 20  # bytes; a ConfigMap has at most 1 MiB, and JSON in JSON grows
 
+_JSON, _MERGE = "application/json", "application/merge-patch+json"
 Json = dict[str, Any]
 
 
@@ -33,6 +36,7 @@ class Cluster:
         self.pool = pool
         self.registry_name = names.registry_name(pool)
         self.lease_name = names.weights_lease_name(pool)
+        self.slots_name = names.slots_name(pool)
         self._server = HttpClient(
             credentials.server,
             tls=self._identity.trust,
@@ -127,6 +131,18 @@ class Cluster:
         except ClusterError as error:
             raise self._missing(error, texts.NO_LEASE, self.lease_name) from error
 
+    async def patch_slots(self, slot: Slot) -> None:
+        """Say which GPUs the trainer has at one node rank, and nothing of the others.
+
+        Raises NotReady while the pool has no ConfigMap for that, ClusterError.
+        """
+        path = f"{self._registries}/{self.slots_name}"
+        data = {names.slot_key(slot.node_rank): slots.written(slot)}
+        try:
+            await self._request("PATCH", path, {"data": data}, _MERGE)
+        except ClusterError as error:
+            raise self._missing(error, texts.NO_SLOTS, self.slots_name) from error
+
     # --- the requests themselves
 
     @property
@@ -145,9 +161,11 @@ class Cluster:
     def _lease_path(self) -> str:
         return f"{self._leases}/{self.lease_name}"
 
-    async def _request(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Json:
+    async def _request(
+        self, method: str, path: str, body: Mapping[str, Any] | None = None, kind: str = _JSON
+    ) -> Json:
         content = None if body is None else json.dumps(body).encode()
-        own = {} if content is None else {"Content-Type": "application/json"}
+        own = {} if content is None else {"Content-Type": kind}
 
         async def send(proof: Headers) -> Response:
             headers = {**own, **proof}

@@ -21,6 +21,28 @@ NO_LEASE = (
     "there is no Lease {namespace}/{name}; the operator makes it for each pool: check that it runs "
     "and is new enough"
 )
+NO_SLOTS = (
+    "there is no ConfigMap {namespace}/{name}; the operator makes it for a pool with "
+    "placement.mode Shared and no placement.shared.slots: check pool {pool}, and that the operator "
+    "runs"
+)
+POD_UNKNOWN = (
+    "this pod does not say who it is: {missing} not set; give the container env with valueFrom "
+    "fieldRef: NODE_NAME (spec.nodeName), POD_NAME (metadata.name), POD_UID (metadata.uid)"
+)
+NODE_RANK_UNKNOWN = (
+    "node_rank is {found}; expected which of the trainer's nodes this is, 0 to 9999, given or in "
+    "the variable NODE_RANK"
+)
+GPUS_UNKNOWN = (
+    "nobody tells which GPUs this container has: there is no NVML, nvidia-smi says nothing, and "
+    "NVIDIA_VISIBLE_DEVICES names no UUIDs; give gpus=, as nvidia-smi -L tells them on the node"
+)
+NUMBERS_TAKEN = (
+    "an engine has the process numbers of this process (span {span} in {folder}): a handle of GPU "
+    "memory would be taken for its own; start one of the two again, this one first"
+)
+SLOT_PUBLISHED = "{pool}: node rank {rank} has {gpus} GPUs"
 BROKEN_REGISTRY = "the registry {namespace}/{name} cannot be read: {detail}"
 NOT_UP = "{up}/{wanted} engines are up; waiting for {which}"
 NO_ENGINES = "the pool has no engines: its replicas are 0 or it is suspended"

@@ -10,11 +10,13 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sglang_operator.api import bounds, errors, names, syntax
 from sglang_operator.api.problems import Problem, kind
-from sglang_operator.api.spec import GivenSlot
+
+if TYPE_CHECKING:  # a trainer, which publishes them, reads no spec
+    from sglang_operator.api.spec import GivenSlot
 
 # What a trainer may have on one node rank, and how long what it publishes of that may be.
 MOST_GPUS = 64
@@ -60,7 +62,7 @@ class Slots:
     problems: tuple[Problem, ...] = ()
 
 
-def by_hand(given: Sequence[GivenSlot], where: str) -> Slots:
+def by_hand(given: Sequence["GivenSlot"], where: str) -> Slots:
     """The slots that stand in the spec."""
     found, problems = dict[int, Slot](), list[Problem]()
     for index, each in enumerate(given):

@@ -397,6 +397,11 @@ def test_a_trainer_gets_the_lease_and_the_registry_of_its_pools_and_no_more(helm
             "verbs": ["get", "watch"],
         },
     ]
+    sharing = helm.objects({"trainers": [trainer | {"sharesGPUs": True}]})
+    shares = named(sharing, "Role", "sglang-trainer-ppo")
+    assert shares["rules"][:2] == role["rules"]
+    (more,) = shares["rules"][2:]
+    assert (more["resourceNames"], more["verbs"]) == (["a-slots", "b-slots"], ["patch"])
     binding = named(objects, "RoleBinding", "sglang-trainer-ppo")
     assert binding["subjects"] == [{"kind": "ServiceAccount", "name": "t", "namespace": "rl"}]
 

@@ -212,6 +212,8 @@ class FakePool:
         self.put_lease = self._put_lease  # who answers writes of it
         self.puts: list[Transaction] = []
         self.told = 0  # how often the registry was written
+        self.slots: dict[str, str] = {}  # the data of that ConfigMap
+        self.slots_asked, self.slots_from = 0, 1  # the operator makes it before that request
         self.server = ""
         self.failures: list[int] = []  # statuses for the next writes of the Lease; 0: drop it
         self.conflicts = 0  # writes that others are quicker than
@@ -455,6 +457,7 @@ class FakePool:
         api.router.add_get(lease, self._get_lease)
         api.router.add_get(lease.rpartition("/")[0], self._watch_lease)
         api.router.add_put(lease, self._handle_put)
+        api.router.add_patch(f"{config_maps}/{POOL}-slots", self._patch_slots)
         self.server = await self._serve(api)
         for engine in self.engines:
             await self._start_engine(engine)
@@ -540,6 +543,14 @@ class FakePool:
     async def _get_registry(self, request: web.Request) -> web.Response:
         assert request.headers["Authorization"] == "Bearer t"
         return web.json_response(self._config_map())
+
+    async def _patch_slots(self, request: web.Request) -> web.Response:
+        self.slots_asked += 1
+        if self.slots_asked < self.slots_from:
+            return web.json_response({"message": "not found"}, status=404)
+        assert request.headers["Content-Type"] == "application/merge-patch+json"
+        self.slots |= (await request.json())["data"]
+        return web.json_response({"data": self.slots})
 
     async def _watch(self, request: web.Request) -> web.StreamResponse:
         assert request.query["fieldSelector"] == f"metadata.name={POOL}-engines"
