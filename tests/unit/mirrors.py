@@ -186,4 +186,5 @@ COVERED_BY = {
     "api/errors/placement.py": "api/test_errors.py",
     "plan/rules/seated.py": "plan/test_seating.py",
     "observed/trainers.py": "cluster/test_trainer_store.py",
+    "cli/checks/colocation.py": "cli/test_doctor.py",
 }

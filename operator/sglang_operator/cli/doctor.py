@@ -16,7 +16,7 @@ from rich.text import Text
 from sglang_operator import __version__
 from sglang_operator.api import names
 from sglang_operator.cli import structure, texts
-from sglang_operator.cli.checks import addresses, deployed, limits, occupancy, operators
+from sglang_operator.cli.checks import addresses, colocation, deployed, limits, occupancy, operators
 from sglang_operator.cli.checks.check import Check, Grade, unknown
 from sglang_operator.cli.cluster import operator_leases
 from sglang_operator.cli.cluster.kubectl import Cluster, ClusterError
@@ -53,6 +53,7 @@ def facts(cluster: Cluster) -> tuple[str, dict[str, bytes | ClusterError]]:
         "quotas": (f"/api/v1/namespaces/{scope}/resourcequotas", {}),
         "limits": (f"/api/v1/namespaces/{scope}/limitranges", {}),
         "groups": ("/apis", {}),
+        **colocation.questions(scope),
     }
     found = cluster.gather(questions)
     again = operator_leases.second_look(cluster, found["leases"], time.time())
@@ -93,6 +94,7 @@ def examine(scope: str, found: Facts, now: float) -> Iterator[Check]:
     yield from _namespace(scope, found["namespace"])
     yield from _quotas(scope, found["quotas"])
     yield from limits.check(scope, found["limits"], seen)
+    yield from colocation.check(scope, found, seen)
     yield _monitoring(found["groups"])
 
 

@@ -165,6 +165,22 @@ DO_LIMIT_GIVEN = (
     "the default of the LimitRange"
 )
 DO_LIMIT_MOST = "have the max of the LimitRange raised, or use another namespace"
+SHARED_GOOD = "nothing keeps {pools} from the GPUs of their trainer, as far as can be seen"
+SHARED_NO_CLASS = "pool {pool} names the RuntimeClass {name}, which is not there"
+DO_RUNTIME_CLASS = (
+    "name one of these in placement.shared.runtimeClassName, or leave it out: {known}"
+)
+SHARED_REFUSED = (
+    "the GPU operator's policy {policy} sets {variable}=false: engines see no GPU that they do not "
+    "ask for"
+)
+DO_ACCEPT_VARIABLE = "set it to true, if who may make pods may see any GPU (how-to/colocate.md)"
+SHARED_FORBIDDEN = "{namespace} enforces the level {level}, which forbids the hostPath of {pools}"
+DO_CLAIM = "use placement.shared.sharedMemory.claimName, or a namespace with the level privileged"
+SHARED_FOLDER = "engines of {pools} are not root, and a folder that kubelet makes is root's"
+DO_FOLDER = "make the folder on each node beforehand, with mode 1777, or use a claim"
+SHARED_NO_TRAINER = "no pod has the label {label}: engines of {pools} wait for their trainer"
+DO_TRAINER = "start the trainer, with that label on its pods (how-to/colocate.md)"
 MONITORING_THERE = "the Prometheus Operator is there: kubectl apply -k manifests/monitoring"
 MONITORING_MISSING = "no Prometheus Operator; /metrics is served all the same"
 

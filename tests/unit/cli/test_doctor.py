@@ -493,3 +493,83 @@ def test_pools_that_may_not_be_seen_leave_the_gpus_as_they_are():
     assert checks["GPUs"].what == "8 nvidia.com/gpu on 1 nodes"
     gone = _examine(pools=ClusterError("kubectl", "not found", Why.NOT_FOUND))
     assert "pools" not in gone
+
+
+# --- engines on a trainer's GPUs
+
+SHARED: dict[str, Any] = {"mode": "Shared", "shared": {"runtimeClassName": "nvidia"}}
+THERE: dict[str, Any] = {
+    "runtime classes": {"items": [{"metadata": {"name": "nvidia"}}]},
+    "trainers": {"items": [{"metadata": {"name": "trainer-0"}}]},
+    "cluster policies": ClusterError("kubectl", "not found", Why.NOT_FOUND),
+}
+
+
+def _shared(changes: dict[str, Any], **spec: Any) -> list[Check]:
+    pool = _pool(placement=SHARED) | {"metadata": _pool()["metadata"]}
+    pool["spec"] |= spec
+    answers = _answers({**THERE, "pools": {"items": [pool]}, **changes})
+    return [each for each in doctor.examine("rl", answers, NOW) if each.name == "shared GPUs"]
+
+
+def test_nothing_is_said_of_shared_gpus_where_nobody_shares_any():
+    assert "shared GPUs" not in _examine(**THERE, pools={"items": [_pool()]})
+
+
+def test_where_nothing_keeps_engines_from_their_trainer_it_is_said():
+    (check,) = _shared({})
+    assert check.grade is Grade.GOOD
+    assert check.what.startswith("nothing keeps")
+
+
+def _policy(value: str) -> dict[str, Any]:
+    name = "ACCEPT_NVIDIA_VISIBLE_DEVICES_ENVVAR_WHEN_UNPRIVILEGED"
+    toolkit = {"env": [{"name": name, "value": value}]}
+    return {"items": [{"metadata": {"name": "cluster"}, "spec": {"toolkit": toolkit}}]}
+
+
+def _level(level: str) -> dict[str, Any]:
+    labels = {"pod-security.kubernetes.io/enforce": level}
+    return {"metadata": {"name": "rl", "labels": labels}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "grade", "words"),
+    [
+        ({"runtime classes": {"items": []}}, Grade.BAD, "the RuntimeClass nvidia, which is not"),
+        ({"cluster policies": _policy("false")}, Grade.BAD, "policy cluster sets"),
+        ({"namespace": _level("baseline")}, Grade.BAD, "forbids the hostPath"),
+        ({"trainers": {"items": []}}, Grade.WARNING, "sglang-operator.dev/trainer"),
+    ],
+)
+def test_what_keeps_them_from_it_is_told_with_what_to_do(changes, grade, words):
+    (check,) = _shared(changes)
+    assert check.grade is grade
+    assert words in check.what
+    assert check.do
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"cluster policies": _policy("true")},
+        {"namespace": _level("privileged")},
+        {"runtime classes": ClusterError("kubectl", "forbidden", Why.FORBIDDEN)},
+    ],
+)
+def test_what_is_well_or_cannot_be_seen_is_no_fault(changes):
+    assert [check.grade for check in _shared(changes)] == [Grade.GOOD]
+
+
+def test_a_folder_that_kubelet_makes_is_roots():
+    (check,) = _shared({}, security={"runAsUser": 1000})
+    assert check.grade is Grade.WARNING
+    assert "mode 1777" in check.do
+    claim = {**SHARED, "shared": {"sharedMemory": {"claimName": "memory"}}}
+    (check,) = _shared({}, security={"runAsUser": 1000}, placement=claim)
+    assert check.grade is Grade.GOOD
+
+
+def test_who_joins_a_trainer_wants_no_gpus_of_the_cluster():
+    pool = _pool(placement=SHARED)
+    assert _examine(**THERE, pools={"items": [pool]})["GPUs"].what.endswith("pools ask for 0")

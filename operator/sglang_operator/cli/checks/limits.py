@@ -65,7 +65,8 @@ def _least(resource: str, pools: list[Pool]) -> int:
     """What no engine lives below: its /dev/shm alone may hold that much memory."""
     if resource == "cpu":
         return _FEW_CPUS
-    sizes = (shared_memory.size(pool.template, pool.gpus_per_pod) for pool in pools)
+    own = (pool for pool in pools if pool.parts.shm is None)
+    sizes = (shared_memory.size(pool.template, pool.gpus_per_pod) for pool in own)
     return min(filter(None, sizes), default=shared_memory.gib(1) * _GIB)
 
 

@@ -11,6 +11,7 @@ from sglang_operator.cli.cluster import look
 from sglang_operator.cli.cluster.kubectl import ClusterError, Why
 from sglang_operator.kube import paths
 from sglang_operator.observed import wire
+from sglang_operator.pool.resolve import Pool
 from sglang_operator.view import texts as view_texts
 from sglang_operator.view.cluster_view import ClusterView, PoolView, cluster_view
 
@@ -46,8 +47,9 @@ def use(pools: ClusterView, resource: str) -> Use:
     held: Counter[str] = Counter()
     wanted = unplaced = 0
     for pool in pools.pools:
-        if pool.resource != resource:
-            continue
+        joins = isinstance(pool.resolved, Pool) and pool.resolved.placement.seats
+        if pool.resource != resource or joins:
+            continue  # who joins a trainer asks for none
         wanted += pool.desired * pool.gpus
         for engine in pool.plan.engines:
             has = engine.held(resource, pool.gpus)
