@@ -1,0 +1,160 @@
+"""A pool on its trainer's GPUs on a real control plane: scheduler, StatefulSet, narrow roles."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from sglang_operator.api import conditions, names
+from sglang_operator.client import ClusterError, slots
+from sglang_operator.testing import errors
+from tests.integration.pools import Json, PoolUnderTest
+from tests.unit.placement.trainers import gpu
+
+pytestmark = pytest.mark.plane("4x8", quiet=True)
+
+SAMPLES = Path(__file__).parents[2] / "manifests" / "samples" / "colocated"
+SHARED: Json = {"placement": {"mode": "Shared"}}
+ACCOUNT = "colocated-trainer"
+
+
+def run_trainer(pool: PoolUnderTest, replicas: int) -> None:
+    """The sample's trainer, with so many pods of 8 GPUs, and without what KWOK has not."""
+    objects = list(yaml.safe_load_all((SAMPLES / "trainer.yaml").read_text()))
+    spec = objects[-1]["spec"]
+    spec["replicas"] = replicas
+    del spec["template"]["spec"]["runtimeClassName"]
+    pool.kubectl("apply", "-f", "-", input=yaml.safe_dump_all(objects))
+
+
+def trainer(pool: PoolUnderTest, rank: int) -> Json:
+    """The trainer's pod of this rank, once it runs."""
+
+    def runs() -> Json | None:
+        path = f"/api/v1/namespaces/{pool.namespace}/pods/trainer-{rank}"
+        pod: Json = pool.plane.api.get(path)
+        lives = not pod["metadata"].get("deletionTimestamp")
+        return pod if lives and pod["status"].get("phase") == "Running" else None
+
+    found: Json = pool.wait(runs, f"trainer-{rank} runs", 60)
+    return found
+
+
+def publish(pool: PoolUnderTest, rank: int, **changes: Any) -> Json:
+    """What the trainer's pod does first, with the rights that it has; the pod."""
+    pod = trainer(pool, rank)
+    environ = {
+        "NODE_NAME": pod["spec"]["nodeName"],
+        "POD_NAME": pod["metadata"]["name"],
+        "POD_UID": pod["metadata"]["uid"],
+    }
+    config = pool.plane.service_account_kubeconfig(pool.namespace, ACCOUNT)
+    given = {"gpus": [gpu(rank, index) for index in range(8)], "environ": environ} | changes
+    slots.publish(pool.name, rank, kubeconfig=config, wait_seconds=30, **given)
+    return pod
+
+
+def engines_on(pool: PoolUnderTest) -> dict[str, str]:
+    """The node of each engine that stays."""
+    return {
+        pod["metadata"]["labels"][names.LABEL_ENGINE]: pod["spec"].get("nodeName", "")
+        for pod in pool.pods()
+        if not pod["metadata"].get("deletionTimestamp")
+    }
+
+
+def is_on(pool: PoolUnderTest, wanted: dict[str, str]) -> bool:
+    return engines_on(pool) == wanted and pool.is_ready()
+
+
+def test_engines_join_their_trainer_and_follow_when_it_moves(pool):
+    pool.apply(device_mapping="list(range(0,16))", num_gpus_per_worker=4, **SHARED)
+    pool.wait_for(conditions.READY, conditions.SEATS_AWAITED)
+    assert not pool.pods()
+    run_trainer(pool, 2)
+    first, second = (publish(pool, rank)["spec"]["nodeName"] for rank in range(2))
+    assert first != second
+    wanted = {"g0-3": first, "g4-7": first, "g8-11": second, "g12-15": second}
+    pool.wait(lambda: is_on(pool, wanted), f"engines are on {wanted}", 60)
+
+    for pod in pool.pods():
+        (container,) = pod["spec"]["containers"]
+        assert "nvidia.com/gpu" not in str(container["resources"]), "the trainer has them all"
+    told = {
+        pod["metadata"]["labels"][names.LABEL_ENGINE]: variable["value"]
+        for pod in pool.pods()
+        for variable in pod["spec"]["containers"][0]["env"]
+        if variable["name"] == "NVIDIA_VISIBLE_DEVICES"
+    }
+    assert told["g12-15"] == ",".join(gpu(1, index) for index in range(4, 8))
+    assigned = pool.condition(conditions.DEVICES_ASSIGNED)
+    assert assigned["reason"] == conditions.SHARED
+    assert "16 GPUs of the trainer on 2 nodes" in assigned["message"]
+
+    # Its node is taken out of service: the StatefulSet makes the pod anew, elsewhere.
+    kept = pool.uids()
+    pool.plane.kubectl("cordon", first)
+    pool.kubectl("delete", "pod", "trainer-0", "--wait=false", "--grace-period=0", "--force")
+    pool.wait(lambda: set(engines_on(pool)) == {"g8-11", "g12-15"}, "its engines are gone", 60)
+    pool.wait_for(conditions.READY, conditions.SEATS_AWAITED)
+    moved = publish(pool, 0)["spec"]["nodeName"]
+    assert moved not in (first, second)
+    pool.wait(lambda: is_on(pool, {**wanted, "g0-3": moved, "g4-7": moved}), "all is well", 60)
+    now = pool.uids()
+    assert {name: now[name] for name in ("g8-11", "g12-15")} == {
+        name: kept[name] for name in ("g8-11", "g12-15")
+    }, "who has not moved runs on"
+    pool.plane.kubectl("uncordon", first)
+    pool.kubectl("delete", "statefulset", "trainer", "--cascade=background")
+
+
+def test_slots_that_disagree_are_told_and_touch_nobody(pool):
+    pool.apply(device_mapping="list(range(0,8))", num_gpus_per_worker=4, **SHARED)
+    run_trainer(pool, 1)
+    node = publish(pool, 0)["spec"]["nodeName"]
+    pool.wait(lambda: is_on(pool, {"g0-3": node, "g4-7": node}), "two engines", 60)
+    before = pool.uids()
+    publish(pool, 0, gpus=[gpu(0, index) for index in range(4)])
+    stands = pool.wait_for(conditions.STALLED, "SlotsDisagree")
+    assert "found 4 GPUs for node rank 0; expected at least 8" in stands["message"]
+    assert pool.uids() == before
+    publish(pool, 0)
+    pool.wait_ready()
+    assert pool.uids() == before
+    pool.kubectl("delete", "statefulset", "trainer", "--cascade=background")
+
+
+def test_a_trainer_may_say_what_it_has_and_no_more(pool):
+    pool.apply(device_mapping="list(range(0,8))", **SHARED)
+    run_trainer(pool, 1)
+    pod = trainer(pool, 0)
+    config = pool.plane.service_account_kubeconfig(pool.namespace, ACCOUNT)
+    environ = {"NODE_NAME": "n", "POD_NAME": "trainer-0", "POD_UID": pod["metadata"]["uid"]}
+    with pytest.raises(ClusterError, match="bind the trainer's Role"):
+        slots.publish("another", 0, gpus=[gpu(0, 0)], environ=environ, kubeconfig=config)
+    as_trainer = ("--as", f"system:serviceaccount:{pool.namespace}:{ACCOUNT}")
+    allowed = pool.kubectl("auth", "can-i", "--list", *as_trainer)
+    assert "pods" not in allowed
+    pool.kubectl("delete", "statefulset", "trainer", "--cascade=background")
+
+
+def test_a_policy_keeps_the_mode_to_named_namespaces(pool):
+    pool.plane.kubectl("apply", "-f", str(SAMPLES / "policy.yaml"))
+    sample = (SAMPLES / "pool.yaml").read_text().replace("name: actor-infer", "name: another")
+
+    def refused() -> str:
+        try:
+            pool.kubectl("create", "--dry-run=server", "-f", "-", input=sample)
+        except errors.CommandError as error:
+            return str(error)
+        return ""
+
+    try:
+        pool.wait(lambda: "shared-gpus=true" in refused(), "the policy is in force")
+        pool.apply(device_mapping="list(range(0,8))", suspend=True)
+        label = f"{names.GROUP}/shared-gpus=true"
+        pool.plane.kubectl("label", "namespace", pool.namespace, label)
+        pool.wait(lambda: not refused(), "it is allowed here")
+    finally:
+        pool.plane.kubectl("delete", "-f", str(SAMPLES / "policy.yaml"))
