@@ -142,6 +142,7 @@ DEVICES_COUNTED = (
 DEVICES_SHARED = (
     "{gpus} GPUs of the trainer on {nodes} nodes, by UUID: the ids in device_mapping are places"
 )
+DEVICES_BESIDE = "; on some are engines of {pools} too, of which at most one may be awake"
 SLOT_UNKNOWN = (
     "nobody has said which GPUs the trainer has at node rank {node_rank} ({where}): its pod there "
     "publishes them by sglang_operator.client.slots"

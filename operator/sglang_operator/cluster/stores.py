@@ -236,6 +236,10 @@ class PodStore:
         """All pods of pools of this name, whichever UID the pool had."""
         return iter(self._by_pool.get(key, {}).values())
 
+    def on(self, node: str) -> Iterator[PodEntry]:
+        """The pods of all pools on this node."""
+        return iter(self._by_node.get(node, {}).values())
+
     def pools_on(self, node: str) -> set[PoolKey]:
         """The pools that have a pod on this node."""
         return {entry.pool for entry in self._by_node.get(node, {}).values()}
@@ -316,6 +320,8 @@ class PodStore:
         self._index(entry)
         if entry.pod.deleting and not (known and known.pod.deleting):
             self._lost_at[entry.pool] = steady()
+        if known is None or known.pod.node != entry.pod.node:
+            self._wake_neighbours(entry)
         if entry != known:  # else nothing that a decision depends on
             self._wake(entry.pool, known is not None and _worsened(known.pod, entry.pod))
 
@@ -352,11 +358,18 @@ class PodStore:
         if entry is None:
             return
         self._lost_at[entry.pool] = steady()
+        self._wake_neighbours(entry)
         if not (entry.pod.deleting or entry.pod.ended or entry.aside):
             self._note_vanished(entry)
         if entry.pod.nodes > 1:
             self._bereave(entry)
         self._wake(entry.pool, True)
+
+    def _wake_neighbours(self, entry: PodEntry) -> None:
+        """It came or went where others may be on the same GPUs: they tell of each other."""
+        if entry.pod.gpus_seen and entry.pod.node:
+            for pool in self.pools_on(entry.pod.node) - {entry.pool}:
+                self._wake(pool, False)
 
     def _note_vanished(self, gone: PodEntry) -> None:
         torn = self._torn.setdefault(gone.pool, set())

@@ -1,6 +1,6 @@
 """The first stage of a pass: what the stores hold of one pool → ``Observed``."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from sglang_operator.api import names
@@ -73,6 +73,7 @@ class Observer:
         memory.forget_expired(len(pods.own), at.steady)
         own, unread = ends.as_read(pods.own)
         return Observed(
+            beside=self._beside(key, pods.own),
             pods=explaining.with_events(memory, own),
             unread=unread,
             taken=pods.taken,
@@ -96,6 +97,18 @@ class Observer:
             last_gone=self._view.pods.lost_at(key),
             leaving=leaving.why(record, namespace_ends=memory.namespace_ends(at.steady)),
         )
+
+    def _beside(self, key: PoolKey, own: Iterable[ObservedPod]) -> tuple[str, ...]:
+        """The other pools that have engines on its GPUs, where it is told which these are."""
+        found = {
+            str(entry.pool)
+            for pod in own
+            if pod.gpus_seen and pod.node
+            for entry in self._view.pods.on(pod.node)
+            if entry.pool != key and not entry.pod.ended
+            if not set(pod.gpus_seen).isdisjoint(entry.pod.gpus_seen)
+        }
+        return tuple(sorted(found))
 
     def _former_lease(self, key: PoolKey) -> ObservedChild | None:
         store = self._view.children.get(kinds.LEASE.kind)

@@ -472,8 +472,8 @@ class Observed:
     refused_revision: str = ""
     # Nobody knows whether it would take one: one engine goes for it, to see.
     doubted_revision: str = ""
-    # What engines of earlier revisions were started with, as far as that is known.
-    revisions: Mapping[str, EngineFacts] = field(default_factory=dict)
+    revisions: Mapping[str, EngineFacts] = field(default_factory=dict)  # earlier ones', if known
+    beside: tuple[str, ...] = ()  # other pools on the same GPUs
 
     @property
     def all_pods(self) -> tuple[ObservedPod, ...]:

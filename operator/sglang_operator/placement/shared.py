@@ -23,6 +23,7 @@ FIELD = "spec.placement.shared"
 # Folders of a node's /dev/shm, one level below it: who sees one cannot make a link beside it.  No
 # namespace has a dot in its name, so that each has its own.
 _FOLDER = "/dev/shm/sglang-operator."
+_MOST_NAMED = 5
 _SUFFIX = re.compile(r"(\.[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)?", re.ASCII)
 
 
@@ -95,6 +96,8 @@ class Shared:
         message = text.format(
             gpus=placed.engines * placed.gpus, nodes=placed.nodes, wanted=placed.of * placed.gpus
         )
+        if placed.beside:
+            message += texts.DEVICES_BESIDE.format(pools=", ".join(placed.beside[:_MOST_NAMED]))
         reason = conditions.SHARED if complete else conditions.ENGINES_UNPLACED
         return Achieved(complete=complete, reason=reason, message=message)
 

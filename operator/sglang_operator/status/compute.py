@@ -485,6 +485,7 @@ def _devices_assigned(pool: Pool, plan: Plan) -> Condition:
             of=len(plan.engines),
             nodes=len({node for nodes in placed for node in nodes}),
             gpus=pool.gpus,
+            beside=plan.beside,
         )
     )
     return Condition(

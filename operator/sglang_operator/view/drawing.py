@@ -44,6 +44,7 @@ class EngineCell:
     node: str
     why: str  # what keeps it, if anything does
     held: tuple[tuple[str, int], ...] = ()  # its GPUs on each node
+    known: tuple[tuple[str, str], ...] = ()  # node and UUID of each, where these are known
     leaving: bool = False  # a pod that is on its way out; its engine may be drawn elsewhere too
 
     @property

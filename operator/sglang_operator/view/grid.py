@@ -5,9 +5,9 @@ not which ones, so the cells of a node are filled from the left and the picture 
 what the ``device_mapping`` of each pool names, as ROLL counts GPUs: node_rank and gpu_rank.
 """
 
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import groupby
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import combinations, groupby
 
 from sglang_operator.api.spec import PoolSpec
 from sglang_operator.observed.engine_state import EngineState
@@ -29,7 +29,10 @@ def gpu_map(cluster_view: ClusterView, *, nodes: bool = True, ids: bool | None =
     when pools share ids.
     """
     engine_cells = list(_engine_cells(cluster_view.pools))
-    shared = list(_overlaps(cluster_view.pools))
+    shared = [
+        *_overlaps(cluster_view.pools),
+        *_neighbours(cluster_view.pools, engine_cells),
+    ]
     grids = []
     if nodes:
         grids.append(_nodes_grid(cluster_view, engine_cells))
@@ -76,8 +79,14 @@ def _engine_cell(letter: str, index: int, pool: PoolView, engine: EngineStatus) 
         pod=engine.pod_name,
         node=engine.node,
         held=tuple(engine.held(pool.resource, pool.gpus).items()),
+        known=tuple(known for member in engine.members for known in _known(member)),
         why=engine.why,
     )
+
+
+def _known(pod: ObservedPod) -> Iterator[tuple[str, str]]:
+    """Its GPUs, where it was given them by name."""
+    return ((pod.node, gpu) for gpu in pod.gpus_seen if pod.node)
 
 
 def _leaving(letter: str, index: int, pool: PoolView, pod: ObservedPod) -> EngineCell:
@@ -95,6 +104,7 @@ def _leaving(letter: str, index: int, pool: PoolView, pod: ObservedPod) -> Engin
         pod=pod.name,
         node=pod.node,
         held=((pod.node, gpus),),
+        known=tuple(_known(pod)),
         why="",
         leaving=True,
     )
@@ -132,10 +142,12 @@ def _span(found: Sequence[str]) -> str:
 
 
 def _nodes_grid(cluster_view: ClusterView, engine_cells: Sequence[EngineCell]) -> Grid:
-    held: defaultdict[str, list[EngineCell]] = defaultdict(list)
+    held: defaultdict[str, list[Cell]] = defaultdict(list)
     for engine_cell in engine_cells:
-        for node, gpus in engine_cell.held:
-            held[node] += [engine_cell] * gpus
+        for node, gpus in () if engine_cell.known else engine_cell.held:
+            held[node] += [Cell(engine_cells=(engine_cell,))] * gpus
+    for (node, _), found in sorted(_by_gpu(engine_cells).items()):
+        held[node].append(Cell(engine_cells=tuple(found)))
     resources = {
         pool.resolved.resource for pool in cluster_view.pools if isinstance(pool.resolved, Pool)
     } or {DEFAULT_RESOURCE}
@@ -156,6 +168,15 @@ def _nodes_grid(cluster_view: ClusterView, engine_cells: Sequence[EngineCell]) -
     return Grid(title=texts.MAP_NODES, note=note, rows=tuple(rows), hidden=hidden)
 
 
+def _by_gpu(engine_cells: Iterable[EngineCell]) -> Mapping[tuple[str, str], list[EngineCell]]:
+    """Who is on each GPU, by node and UUID."""
+    found: defaultdict[tuple[str, str], list[EngineCell]] = defaultdict(list)
+    for engine_cell in engine_cells:
+        for gpu in engine_cell.known:
+            found[gpu].append(engine_cell)
+    return found
+
+
 def _nodes_note(cluster_view: ClusterView) -> str:
     """What is not known of the GPUs of nodes; of a pool that is refused it is how it was placed."""
     readable = cluster_view.nodes is not None
@@ -165,10 +186,9 @@ def _nodes_note(cluster_view: ClusterView) -> str:
     return texts.MAP_COUNTED if readable else texts.MAP_COUNTED_NO_NODES
 
 
-def _node_row(name: str, node: NodeView | None, found: Sequence[EngineCell], gpus: int) -> GridRow:
-    cells = [Cell(engine_cells=(engine_cell,)) for engine_cell in found]
-    held = len(cells)
-    cells += [Cell()] * (gpus - held)
+def _node_row(name: str, node: NodeView | None, found: Sequence[Cell], gpus: int) -> GridRow:
+    held = len(found)
+    cells = [*found, *[Cell()] * (gpus - held)]
     return GridRow(name=name, cells=tuple(cells), flag=_flag(node), tally=f"{held}/{gpus or '?'}")
 
 
@@ -255,6 +275,19 @@ def _overlaps(pools: Sequence[PoolView]) -> Iterator[str]:
                     ids=device_mapping.describe(both),
                     mode=(counted or [one])[0].spec.placement.mode.value,
                 )
+
+
+def _neighbours(pools: Sequence[PoolView], engine_cells: Sequence[EngineCell]) -> Iterator[str]:
+    """In words: the GPUs on which engines of two pools are."""
+    counts: Counter[tuple[int, int]] = Counter()
+    for found in _by_gpu(engine_cells).values():
+        counts.update(combinations(sorted({each.pool for each in found}), 2))
+    for (one, two), count in sorted(counts.items()):
+        yield texts.MAP_NEIGHBOURS.format(
+            first=f"{pools[one].namespace}/{pools[one].name}",
+            second=f"{pools[two].namespace}/{pools[two].name}",
+            count=count,
+        )
 
 
 # --- for programs

@@ -20,6 +20,10 @@ MAP_OVERLAP = (
     "these are counted twice"
 )
 MAP_SHARED = "{first} and {second} both name GPUs {ids}, and share them"
+MAP_NEIGHBOURS = (
+    "engines of {first} and {second} are on the same {count} GPUs: at most one of the two may be "
+    "awake"
+)
 MAP_EMPTY = "no node has GPUs, and no engine has a node"
 MAP_FREE = "· a GPU that no pool has"
 MAP_STUCK = "cannot start"

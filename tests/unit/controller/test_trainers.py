@@ -7,7 +7,7 @@ from sglang_operator.api import names
 from sglang_operator.kube import paths
 from sglang_operator.placement.slots import Slot, written
 from tests.unit.controller import fake_api
-from tests.unit.placement.trainers import SHARED, a_slot
+from tests.unit.placement.trainers import SHARED, a_slot, by_hand
 
 KEY = ("rl", "pool")
 SLOTS = paths.child("ConfigMap", "rl", names.slots_name("pool"))
@@ -69,6 +69,32 @@ def test_engines_follow_their_trainer_wherever_it_goes():
             run_trainer(api, moved)
             publish(api, moved)
             await api.until(lambda: nodes(api) == ["gpu-9"])
+
+    asyncio.run(story())
+
+
+def test_pools_on_the_same_gpus_tell_of_each_other():
+    """Also the one that was there first, and again once the other is gone."""
+
+    def told(api: fake_api.Api, name: str) -> bool:
+        found = api.pool("rl", name).get("status", {}).get("conditions", ())
+        return any("at most one may be awake" in each["message"] for each in found)
+
+    async def story() -> None:
+        api = fake_api.Api()
+        async with fake_api.operator(api, watch_nodes=False):
+            run_trainer(api, a_slot(0))
+            for name in ("one", "two"):
+                api.make("rl", name, placement=by_hand(a_slot(0)))
+            await api.until(lambda: len(engines(api)) == 2)
+            assert not told(api, "one")
+            for pod in engines(api):
+                path = paths.pod("rl", pod["metadata"]["name"])
+                api.touch(path, {"spec": {"nodeName": "gpu-0"}})
+            await api.until(lambda: told(api, "one") and told(api, "two"))
+            api.change("rl", "two", {**api.pool("rl", "two")["spec"], "suspend": True})
+            await api.until(lambda: len(engines(api)) == 1)
+            await api.until(lambda: not told(api, "one"))
 
     asyncio.run(story())
 

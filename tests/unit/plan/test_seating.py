@@ -180,3 +180,60 @@ def test_a_pod_of_the_mode_before_is_replaced_by_the_rollout():
     found = plan(all_pods(a_pool(), ready=True))
     assert len(removed(found)) == 1
     assert a_pod(POOL, POOL.engines[0]).slot == ""
+
+
+# --- whole stories: whatever changes, it ends well, and nobody was two on one GPU
+
+
+def _comes(pool, create, rank):
+    seat = create.seats[rank]
+    return a_pod(
+        pool,
+        create.engine,
+        create.attempt,
+        node_rank=rank,
+        node=seat.node,
+        slot=seat.mark,
+        gpus_seen=seat.gpus,
+        ready=True,
+        container_id=f"{create.attempt}",
+        gate=Gate(is_open=True),
+    )
+
+
+def _settled(pool, here, now, nodes):
+    for _ in range(60):
+        now += 20
+        found = planned(pool, here, now, **seen(pool, *THREE, nodes=nodes))
+        if not (found.creates or found.removals):
+            return here, now
+        gone = {removal.pod.uid for removal in found.removals}
+        here = [pod for pod in here if pod.uid not in gone]
+        here += [_comes(pool, each, rank) for each in found.creates for rank in each.node_ranks]
+        gpus = [gpu for pod in here for gpu in pod.gpus_seen]
+        assert len(gpus) == len(set(gpus)), "two engines on one GPU"
+    raise AssertionError("it does not come to rest")
+
+
+@pytest.mark.parametrize("size", [8, 16], ids=["the trainer has all GPUs", "it has half of them"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seed": 9},
+        {"num_gpus_per_worker": 4},
+        {"num_gpus_per_worker": 8},
+        {"num_gpus_per_worker": 16, "device_mapping": "list(range(0,16))"},
+        {"device_mapping": "list(range(8,24))"},
+        {"replicas": 3},
+    ],
+    ids=str,
+)
+def test_a_change_of_the_spec_comes_to_its_end(change, size):
+    ungated = {"weights": {"gate": "Off"}}
+    before, after = a_shared_pool(**ungated), a_shared_pool(**{**ungated, **change})
+    cards = {"nvidia.com/gpu": size}
+    nodes = {slot.node: ObservedNode(name=slot.node, resources=cards) for slot in THREE}
+    here, now = _settled(before, [], NOW, nodes)
+    here, _ = _settled(after, here, now, nodes)
+    assert {pod.engine for pod in here} == {engine.name for engine in after.running}
+    assert {pod.revision for pod in here} == {after.revision}

@@ -562,6 +562,14 @@ def test_what_was_achieved_is_said_of_the_trainers_gpus():
     assert found["placement"] == "Shared"
 
 
+def test_other_pools_on_the_same_gpus_are_told():
+    found = on_trainers_gpus(all_pods, *trainers.THREE, beside=("rl/judge",))
+    assigned = condition(found, conditions.DEVICES_ASSIGNED)
+    assert assigned["message"].endswith(
+        "engines of rl/judge too, of which at most one may be awake"
+    )
+
+
 def test_another_user_than_the_trainers_is_a_warning():
     user = trainers.a_slot(0, user=1000)
     found = on_trainers_gpus(all_pods, user, *trainers.THREE[1:])

@@ -90,6 +90,25 @@ class Placed(Count):
     by_id = True
 
 
+def test_engines_on_gpus_that_are_known_share_the_cells_of_those():
+    world = DrawnCluster(nodes=2)
+    shared: dict[str, Any] = {"placement": {"mode": "Shared"}, "num_gpus_per_worker": 2}
+    given = {"one": [("g0-1", "ab"), ("g2-3", "cd")], "two": [("g8-9", "bc")]}
+    for name, mapping in (("one", "list(range(0,4))"), ("two", "list(range(8,10))")):
+        world.pool(name, **shared, device_mapping=mapping)
+        for engine, gpus in given[name]:
+            value = ",".join(f"GPU-{gpu}" for gpu in gpus)
+            variable = {"name": "NVIDIA_VISIBLE_DEVICES", "value": value}
+            pod = world.find(name, engine)
+            pod["spec"]["containers"] = [{"name": "engine", "env": [variable]}]
+    picture = world.map()
+    assert _letters(picture)["gpu-node-0"] == "A A/C B/C B · · · ·"
+    assert picture.grids[0].rows[0].tally == "4/8"
+    assert picture.notes == (
+        "engines of rl/one and rl/two are on the same 2 GPUs: at most one of the two may be awake",
+    )
+
+
 def test_of_a_mode_that_places_engines_by_id_it_is_said_that_pools_share_gpus(monkeypatch):
     """Whatever the mode, the words were those of Count."""
     monkeypatch.setattr(modes, "MODES", {**modes.MODES, PlacementMode.EXACT: Placed()})
