@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from sglang_operator.api import names
 from sglang_operator.children import kinds
+from sglang_operator.controller.loop import OWN_OBJECTS
 from sglang_operator.testing.faults import Agent, Match
 from sglang_operator.testing.faults.rules import OldList, Reply
 from sglang_operator.testing.faults.streams import EXPIRED, End, Stream, error_line
@@ -20,7 +21,7 @@ OLD_SECONDS = 3.0  # in which an operator acts on what it sees
 # Every stream of the process, by name.
 STREAMS: dict[str, Match] = {
     "pools": Match(agent=Agent.OPERATOR, verbs=["watch"], resource="sglanginferences"),
-    "pods": Match(agent=Agent.OPERATOR, verbs=["watch"], resource="pods"),
+    "pods": Match(agent=Agent.OPERATOR, verbs=["watch"], resource="pods", selector=OWN_OBJECTS),
     "nodes": Match(agent=Agent.OPERATOR, verbs=["watch"], resource="nodes"),
     "services": Match(agent=Agent.OPERATOR, verbs=["watch"], resource="services"),
     "configmaps": Match(agent=Agent.OPERATOR, verbs=["watch"], resource="configmaps"),
@@ -238,7 +239,8 @@ def _there_and_back(lab: Lab) -> Result:
     def act(lab: Lab, pool: FaultPool) -> list[str]:
         lab.monitor.strict = False
         pods = OldList()
-        lab.proxy.add(Match(agent=Agent.OPERATOR, verbs=["list"], resource="pods"), pods)
+        engines = Match(agent=Agent.OPERATOR, verbs=["list"], resource="pods", selector=OWN_OBJECTS)
+        lab.proxy.add(engines, pods)
         lab.crash()  # records the list
         problems = lab.settle(pool)
         pool.patch(replicas=0)

@@ -143,12 +143,13 @@ class OldList:
     """A fault that answers a list with the first answer it saw, for as long as it stands."""
 
     def __init__(self) -> None:
-        self._recorded: dict[tuple[str, str], Answer] = {}
+        self._recorded: dict[tuple[str, str, str], Answer] = {}
         self.replaying = False
         self.replayed = 0
 
     async def __call__(self, exchange: Exchange, /) -> Answer:
-        key = (exchange.request.resource, exchange.request.namespace)
+        asked = exchange.request
+        key = (asked.resource, asked.namespace, asked.selector)
         if self.replaying and key in self._recorded:
             self.replayed += 1
             return self._recorded[key]

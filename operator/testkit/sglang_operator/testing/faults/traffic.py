@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable
 from enum import Enum
+from urllib.parse import parse_qs
 
 WRITES = frozenset({"create", "update", "patch", "delete"})
 
@@ -28,6 +29,7 @@ class Request:
     namespace: str = ""
     name: str = ""
     write: int = 0
+    selector: str = ""  # of labels: two streams of one resource are told apart by it
     token: str = dataclasses.field(default="", repr=False)  # by which it is authorized
 
     @property
@@ -66,6 +68,7 @@ class Match:
     namespace: str | None = None
     name: str | None = None
     token: str | None = None
+    selector: str | None = None
 
     def __call__(self, request: Request) -> bool:
         """Whether the request is meant."""
@@ -77,6 +80,7 @@ class Match:
             and self.namespace in (None, request.namespace)
             and self.name in (None, request.name)
             and self.token in (None, request.token)
+            and self.selector in (None, request.selector)
         )
 
 
@@ -95,6 +99,7 @@ def parse(method: str, path: str, query: str, user_agent: str, authorization: st
         subresource=subresource,
         namespace=namespace,
         name=name,
+        selector=parse_qs(query).get("labelSelector", [""])[0],
         token=authorization.removeprefix("Bearer ").strip(),
     )
 
