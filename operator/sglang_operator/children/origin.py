@@ -8,12 +8,14 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from sglang_operator.api import pod_volumes
 from sglang_operator.children import engine_pod
 from sglang_operator.engine import arguments
 from sglang_operator.pool.resolve import Pool
 
 TEMPLATE = "spec.podTemplate"
 _WHOLE = "spec"
+_SHARED_GPUS = "spec.placement.shared"
 # What the operator writes alone, by the fields that decide it.
 _DECIDED: Mapping[str, str] = {
     "metadata.name": "metadata.name",
@@ -77,6 +79,8 @@ def field(pool: Pool, path: str) -> str:
     resource = f"[{pool.resource}]"
     if path.startswith("spec.containers[0].resources") and path.endswith(resource):
         return "spec.placement.resourceName"
+    if path.removeprefix("spec.") in pool.parts.spec:
+        return f"{_SHARED_GPUS}.{path.removeprefix('spec.')}"
     if any(_is_at(path, prefix) for prefix in _GIVEN):
         return f"{TEMPLATE}.{path}"
     return path if _is_foreign(path) else _WHOLE
@@ -131,6 +135,10 @@ def _given(pool: Pool, prefix: str) -> int:
 
 def _own(pool: Pool, prefix: str, item: Mapping[str, Any]) -> str:
     """The field that decides one of the operator's own items."""
+    if item in pool.parts.tolerations:
+        return "spec.placement.resourceName"
+    if pool.parts.shm is not None and item.get("name") == pod_volumes.SHM_VOLUME:
+        return f"{_SHARED_GPUS}.sharedMemory"
     if prefix == "spec.tolerations":
         return "spec.restart.nodeLostSeconds"
     if prefix == "spec.containers[0].env":

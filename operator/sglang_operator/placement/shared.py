@@ -117,8 +117,8 @@ def _of_folder(shared: SharedPlacement, namespace: str) -> Iterator[Problem]:
         yield errors.SHARED_FOLDER(
             f"{where}.hostPath",
             found=errors.shown(path),
-            expected=f"{own}, alone or with a name after another dot: engines write there, and one "
-            "namespace has nothing to do with another's",
+            expected=f"{_FOLDER}NAMESPACE, the pool's own, alone or with a name after another dot: "
+            "engines write there, and one namespace has nothing to do with another's",
             advice="leave it out, or use a claim",
         )
     claim = memory.claim_name

@@ -107,3 +107,20 @@ def test_a_message_of_the_API_server_is_told_with_the_objects_paths():
 def test_a_message_without_a_path_stays_as_it_is():
     said = 'pods "x" is forbidden: violates PodSecurity "baseline:latest": hostPath volumes'
     assert origin.message(POOL, said) == said
+
+
+@pytest.mark.parametrize(
+    ("rendered", "written"),
+    [
+        ("spec.runtimeClassName", "spec.placement.shared.runtimeClassName"),
+        ("spec.volumes[0].hostPath.path", "spec.placement.shared.sharedMemory"),
+        ("spec.tolerations[2]", "spec.placement.resourceName"),
+        ("spec.tolerations[0]", "spec.restart.nodeLostSeconds"),
+    ],
+)
+def test_what_a_pool_beside_its_trainer_has_is_decided_there(rendered, written):
+    placement = {"mode": "Shared", "shared": {"runtimeClassName": "nvidia"}}
+    assert origin.field(a_pool(placement=placement), rendered) == written
+    assert origin.field(a_pool(), "spec.runtimeClassName") == (
+        "spec.podTemplate.spec.runtimeClassName"
+    )

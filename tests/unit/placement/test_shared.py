@@ -66,7 +66,7 @@ def test_no_other_folder_of_a_node_is_written_to(path):
     placement = {**SHARED, "shared": {"sharedMemory": {"hostPath": path}}}
     problem = only(guide_spec(placement=placement))
     assert problem.field == "spec.placement.shared.sharedMemory.hostPath"
-    assert "expected /dev/shm/sglang-operator.rl" in problem.message
+    assert "expected /dev/shm/sglang-operator.NAMESPACE" in problem.message
 
 
 def test_a_claim_takes_the_place_of_the_folder():
