@@ -161,7 +161,7 @@ TRAINER_GOES = (
 )
 SEAT_LEFT = "the trainer's pod whose GPUs it is on is gone"
 SEAT_MOVED = "its trainer has the GPUs of its ids on node {node} now"
-SEATS_AWAITED = "{engines} wait: {why}"
+SEATS_AWAITED = "{engines} cannot start yet: {why}"
 ENGINES_UNPLACED = (
     "{gpus} of {wanted} GPUs are assigned, on {nodes} nodes; the other engines have no node yet"
 )

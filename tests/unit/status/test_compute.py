@@ -540,7 +540,7 @@ def test_engines_that_wait_for_their_trainer_say_for_what():
     found = on_trainers_gpus(lambda pool: [], *trainers.THREE[1:])
     stands = condition(found, conditions.RECONCILING)
     assert stands["reason"] == conditions.SEATS_AWAITED
-    assert stands["message"].startswith("4 engines wait: nobody has said which GPUs the trainer")
+    assert stands["message"].startswith("4 engines cannot start yet: nobody has said which")
     assert gitops.kstatus(as_object(found)) == "InProgress"
     assert list(gitops.flux_complaints(as_object(found))) == []
 
