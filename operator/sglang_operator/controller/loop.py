@@ -14,6 +14,7 @@ from typing import Any
 
 from sglang_operator import __version__, supervision
 from sglang_operator.api import names
+from sglang_operator.api.spec import PlacementMode
 from sglang_operator.backoff import Backoff
 from sglang_operator.children import kinds
 from sglang_operator.cluster.child_store import child_store
@@ -42,6 +43,7 @@ from sglang_operator.kube.leader_election import Elector
 from sglang_operator.kube.leaders import Lease
 from sglang_operator.observed import trainers, wire
 
+_JOINS = f'"{PlacementMode.SHARED.value}"'.encode()
 OWN_OBJECTS = f"{names.LABEL_MANAGED_BY}={names.MANAGED_BY}"
 # Passes of one pool are spaced by a multiple of what the last one cost, within these seconds:
 # so planning takes a bounded share of the time however large the pool is.
@@ -108,8 +110,13 @@ class ControlLoop:
     def _wake_joined(self, namespace: str) -> None:
         """A trainer's pod came, went or moved: engines may have joined it."""
         for key in self.pools.known():
-            if key.namespace == namespace:
+            if key.namespace == namespace and self._may_join(key):
                 self.wake(key, True)
+
+    def _may_join(self, key: PoolKey) -> bool:
+        """Whether its spec has the word: most pools have nothing to do with trainers' pods."""
+        record = self.pools.get(key)
+        return record is not None and _JOINS in bytes(record.written)
 
     def _wake_all(self) -> None:
         """Whether nodes are known changed: what each pool decides depends on it."""

@@ -73,6 +73,24 @@ def test_engines_follow_their_trainer_wherever_it_goes():
     asyncio.run(story())
 
 
+def test_other_pools_are_not_woken_for_a_trainers_pods():
+    woken: list[str] = []
+
+    async def story() -> None:
+        api = fake_api.Api()
+        async with fake_api.operator(api, watch_nodes=False) as room:
+            api.make("rl", "own")
+            api.make("rl", "joins", placement=SHARED)
+            await api.until(lambda: api.reason("rl", "own") == "PoolReady")
+            await api.until(lambda: api.reason("rl", "joins") == "WaitingForTrainersGPUs")
+            room.wake = lambda key, urgent: woken.append(key.name)  # type: ignore[method-assign]
+            run_trainer(api, a_slot(0))
+            await api.until(lambda: woken)
+
+    asyncio.run(story())
+    assert set(woken) == {"joins"}
+
+
 def test_pools_on_the_same_gpus_tell_of_each_other():
     """Also the one that was there first, and again once the other is gone."""
 
