@@ -3,7 +3,9 @@
 ROLL does so where the ids of actor_train and actor_infer overlap (is_colocated in its
 third_party/megatron/model_update.py and fsdp2/model_update.py at 8eb27cc2): it sends handles of
 memory on that GPU.  A pool's engines have GPUs of their own, whatever their ids, and SGLang ends at
-once over a handle of another GPU.
+once over a handle of another GPU.  In placement mode Shared they are on the trainer's, but nothing
+keeps an engine that starts again from taking its memory while the trainer has it: so ROLL, which
+counts on that, is refused there too.
 """
 
 from collections.abc import Iterator

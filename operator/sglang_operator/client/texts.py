@@ -338,8 +338,9 @@ PART_WITHOUT_GATE = (
 ROLL_COLOCATED = (
     "actor_train has the GPUs {train}, actor_infer {infer}, and they share {shared}: ROLL would "
     "hand weights over in the memory of GPUs that both have, but a pool's engines have GPUs of "
-    "their own, whatever their ids, and die of it; a pool sleeps as a whole, too. Write in ROLL's "
-    "file, under actor_infer: device_mapping: {mapping}; the pool may stay as it is"
+    "their own, whatever their ids, and die of it; a pool sleeps as a whole, too. Where they have "
+    "not (placement.mode Shared), ROLL's strategy cannot do so yet. Write in ROLL's file, under "
+    "actor_infer: device_mapping: {mapping}; a pool of another mode may stay as it is"
 )
 ROLL_NO_HOOK = (
     "ROLL's schedulers and env managers have processes of their own, which would import ROLL's "
