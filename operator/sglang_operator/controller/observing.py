@@ -73,7 +73,7 @@ class Observer:
         memory.forget_expired(len(pods.own), at.steady)
         own, unread = ends.as_read(pods.own)
         return Observed(
-            beside=self._beside(key, pods.own),
+            neighbours=self._neighbours(key, pods.own),
             pods=explaining.with_events(memory, own),
             unread=unread,
             taken=pods.taken,
@@ -98,7 +98,7 @@ class Observer:
             leaving=leaving.why(record, namespace_ends=memory.namespace_ends(at.steady)),
         )
 
-    def _beside(self, key: PoolKey, own: Iterable[ObservedPod]) -> tuple[str, ...]:
+    def _neighbours(self, key: PoolKey, own: Iterable[ObservedPod]) -> tuple[str, ...]:
         """The other pools that have engines on its GPUs, where it is told which these are."""
         found = {
             str(entry.pool)

@@ -473,7 +473,7 @@ class Observed:
     # Nobody knows whether it would take one: one engine goes for it, to see.
     doubted_revision: str = ""
     revisions: Mapping[str, EngineFacts] = field(default_factory=dict)  # earlier ones', if known
-    beside: tuple[str, ...] = ()  # other pools on the same GPUs
+    neighbours: tuple[str, ...] = ()  # other pools on the same GPUs
 
     @property
     def all_pods(self) -> tuple[ObservedPod, ...]:

@@ -26,7 +26,7 @@ class Placed:
     of: int  # engines that the pool wants
     nodes: int  # on which they are
     gpus: int  # of each engine
-    beside: tuple[str, ...] = ()  # other pools that have engines on the same GPUs
+    neighbours: tuple[str, ...] = ()  # other pools that have engines on the same GPUs
 
 
 @dataclass(frozen=True, kw_only=True)

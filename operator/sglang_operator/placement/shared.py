@@ -46,6 +46,8 @@ class Shared:
             yield errors.SHARED_UNMAPPED("spec.device_mapping")
         if parsed.scheduling.gang is not Gang.NONE:
             yield errors.SHARED_QUEUED("spec.scheduling.gang", found=parsed.scheduling.gang.value)
+        if (surge := parsed.rollout.max_surge) not in (0, "0%"):
+            yield errors.SHARED_SURGE("spec.rollout.maxSurge", found=errors.word(surge))
         runtime = shared.runtime_class_name
         if runtime is not None and not syntax.is_subdomain(runtime):
             yield syntax.wrong(f"{FIELD}.runtimeClassName", runtime, syntax.SUBDOMAIN)
@@ -96,8 +98,9 @@ class Shared:
         message = text.format(
             gpus=placed.engines * placed.gpus, nodes=placed.nodes, wanted=placed.of * placed.gpus
         )
-        if placed.beside:
-            message += texts.DEVICES_BESIDE.format(pools=", ".join(placed.beside[:_MOST_NAMED]))
+        if placed.neighbours:
+            pools = ", ".join(placed.neighbours[:_MOST_NAMED])
+            message += texts.DEVICES_BESIDE.format(pools=pools)
         reason = conditions.SHARED if complete else conditions.ENGINES_UNPLACED
         return Achieved(complete=complete, reason=reason, message=message)
 

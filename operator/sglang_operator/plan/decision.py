@@ -76,7 +76,7 @@ class Plan:
     beside: tuple[EngineStatus, ...] = ()
     cramped: str | None = None  # why none finds room, in the scheduler's words, if there are any
     seating: Seating | None = None  # where pods belong, if that is not the scheduler's to say
-    beside: tuple[str, ...] = ()  # other pools that have engines on its GPUs
+    neighbours: tuple[str, ...] = ()  # other pools that have engines on its GPUs
     unseated: tuple[EngineName, ...] = ()  # engines that have no pods for want of a seat
     untried: bool = False  # there is no pod of the present revision
     lingering: tuple[ObservedPod, ...] = ()  # deleted, and still there long after their grace

@@ -349,7 +349,7 @@ class Planner:
             lingering=self.lingering,
             seating=self.seating,
             unseated=tuple(self.unseated),
-            beside=self.observed.beside,
+            neighbours=self.observed.neighbours,
             at=self.now,
             untried=all(pod.revision != self.pool.revision for pod in self.observed.pods),
             wake_at=min(self.wakes, default=None),

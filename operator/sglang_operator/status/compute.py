@@ -351,14 +351,9 @@ def _progress(
     """Reason and message of what is still to happen, the most telling first."""
     if troubles:
         return troubles[0].reason, _bounded(troubles[0].message)
-    waits = (
-        holdups.waiting,
-        holdups.unseated,
-        holdups.lingering,
-        rollout_waits.cramped,
-        holdups.pending,
-    )
-    for check in (holdups.lost, _failing, *waits, holdups.queued):
+    waits = (holdups.waiting, holdups.unseated, holdups.lingering)
+    rooms = (rollout_waits.cramped, holdups.pending, holdups.queued)
+    for check in (holdups.lost, _failing, *waits, *rooms):
         if told := check(pool, plan.with_beside, seen):
             return told[0], _bounded(told[1])
     if told := _retrying(plan.with_beside, tally, remembered):
@@ -485,7 +480,7 @@ def _devices_assigned(pool: Pool, plan: Plan) -> Condition:
             of=len(plan.engines),
             nodes=len({node for nodes in placed for node in nodes}),
             gpus=pool.gpus,
-            beside=plan.beside,
+            neighbours=plan.neighbours,
         )
     )
     return Condition(

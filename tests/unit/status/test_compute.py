@@ -563,7 +563,7 @@ def test_what_was_achieved_is_said_of_the_trainers_gpus():
 
 
 def test_other_pools_on_the_same_gpus_are_told():
-    found = on_trainers_gpus(all_pods, *trainers.THREE, beside=("rl/judge",))
+    found = on_trainers_gpus(all_pods, *trainers.THREE, neighbours=("rl/judge",))
     assigned = condition(found, conditions.DEVICES_ASSIGNED)
     assert assigned["message"].endswith(
         "engines of rl/judge too, of which at most one may be awake"

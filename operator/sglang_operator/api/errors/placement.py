@@ -23,6 +23,12 @@ SHARED_QUEUED = _error(
     "GPU, their trainer's pods do; have the trainer wait in the queue, and leave it out here",
     POLICY,
 )
+SHARED_SURGE = _error(
+    "SurgeOfSharedPool",
+    "rollout.maxSurge is {found} in placement mode Shared; expected 0: an engine that comes up "
+    "beside another would have that one's GPUs too; remove it: engines are replaced in place",
+    POLICY,
+)
 SHARED_UNUSED = _error(
     "SharedUnused",
     "placement.shared is set, but placement.mode is {found}; expected Shared; remove one of the "
