@@ -26,7 +26,7 @@ from sglang_operator.client.errors import (
     told,
 )
 from sglang_operator.client.lease import MARGIN, WATCHED_SECONDS, LeaseObservation
-from sglang_operator.client.ledger import Ledger
+from sglang_operator.client.ledger import Asked, Ledger
 from sglang_operator.client.registry import Engine
 from sglang_operator.client.updates import open_session
 from sglang_operator.weights import steps, whole
@@ -60,8 +60,7 @@ class Follower:
         self._writes = Ledger()
         self._objected = ""  # the transaction in which it did, last
         self._objections: set[str] = set()  # its own there, until they are retracted
-        self._missed: list[tuple[str, object, Engine, Exception]] = []  # buckets that never began
-        self._attempt = 0  # at a model update; see give_up
+        self._attempt = Asked()  # at a model update; see give_up
         self._joining = asyncio.Lock()
         self._looking: asyncio.Task[None] | None = None
 
@@ -71,27 +70,26 @@ class Follower:
         return bool(self._id)
 
     @property
-    def attempt(self) -> int:
-        """That which goes on: what begins now is a part of it, and of no later one."""
+    def attempt(self) -> Asked:
+        """That which goes on: what is asked for now is a part of it, and of no later one."""
         return self._attempt
 
     # --- what it does in a sync
 
     async def write(
-        self, engine: Engine, epoch: str, path: str, what: object, bucket: Bucket, *, attempt: int
+        self, engine: Engine, epoch: str, path: str, what: object, bucket: Bucket, *, attempt: Asked
     ) -> None:
         """Write a bucket into its engine, once the leader's sync over these engines stands: those
         of this epoch, or those and what came since.
 
         ``what`` is equal for one that is sent again.  Raises EngineError, Expired, NotReady,
-        StaleEpoch, and as ``bucket``; what fails stands in the way of the commit, until it is made
-        good, unless the attempt that it is a part of was given up.
+        StaleEpoch, and as ``bucket``.  The caller has entered it in the attempt, so that what is
+        lost stands in the way of the commit, unless the attempt was given up.
         """
         try:
             transaction = await self._joined(engine, epoch, attempt)
         except Exception as error:
             self.require(attempt, error)
-            self._missed.append((path, what, engine, error))
             raise
 
         async def payload() -> Json:
@@ -100,7 +98,7 @@ class Follower:
             return found
 
         def may() -> bool:
-            return attempt == self._attempt and self._over(transaction) is None
+            return attempt is self._attempt and self._over(transaction) is None
 
         try:
             with self._writes.update(path, what, (engine,)):
@@ -112,20 +110,31 @@ class Follower:
             await self._object(transaction, told(error))
             raise
         self.require(attempt)
-        if self._objections and not self._writes.lacking:
-            await self._retract(transaction)
 
-    async def vouch(self, engine: Engine) -> None:
-        """All that was to be written into the engine has arrived.
+    async def made_good(self, attempt: Asked) -> None:
+        """A bucket of this attempt was written: nothing may be left of what was objected to."""
+        if self._id and self._objections and not attempt.lacking:
+            await self._retract(self._id)
+
+    async def vouch(self, engine: Engine) -> bool:
+        """All that was to be written into the engine has arrived; whether anything was.
 
         Raises what is in the way of that, and Expired if the sync is over.  Whoever got no bucket
         objects: its engine holds what it held before.
         """
-        transaction, self._missed = self._id, []
+        attempt = self._attempt
+        try:
+            await attempt.settled()
+        except BaseException as error:
+            with contextlib.suppress(PoolError):
+                await self._object_to_any(told(error))
+            await self.leave()
+            raise
+        transaction = self._id
         if not transaction:
             with contextlib.suppress(PoolError):
-                await self._object_to_any(engine)
-            return
+                await self._object_to_any(_no_bucket(engine))
+            return False
         try:
             await self._writes.settled((engine,))
         except Exception as error:
@@ -135,25 +144,31 @@ class Follower:
             await self.leave()
         await asyncio.sleep(engine.rank * STAGGER_SECONDS)
         try:
+            attempt.vouch()
             await self._retract(transaction, vouched=[engine.instance or ""])
         except Expired:
             with contextlib.suppress(PoolError):  # the leader may have begun again meanwhile
-                await self._object_to_any(engine)
+                await self._object_to_any(_no_bucket(engine))
             raise
+        return True
+
+    def end(self, attempt: Asked) -> None:
+        """The update is over, whatever became of it: what is asked for now is part of the next."""
+        if attempt is self._attempt:
+            self._attempt = Asked()
+            self._joining = asyncio.Lock()  # one of those that are left may have it
 
     async def give_up(self) -> None:
         """Take part no more, with any call of this attempt: each ends, if it still waits.
 
         Those who made them may have gone on with another attempt, and other engines.
         """
-        self._attempt += 1
-        self._missed = []
-        self._joining = asyncio.Lock()  # one of them may have it, and be slow to end
+        self.end(self._attempt)
         await self.leave()
 
-    def require(self, attempt: int, cause: Exception | None = None) -> None:
-        """Raises Expired in a call of an attempt that was given up."""
-        if attempt != self._attempt:
+    def require(self, attempt: Asked, cause: Exception | None = None) -> None:
+        """Raises Expired in a call of an attempt that is over."""
+        if attempt is not self._attempt:
             raise Expired(texts.ROLL_GIVEN_UP, sent=cause is not None) from cause
 
     async def leave(self) -> None:
@@ -187,7 +202,7 @@ class Follower:
 
     # --- which sync
 
-    async def _joined(self, engine: Engine, epoch: str, attempt: int) -> str:
+    async def _joined(self, engine: Engine, epoch: str, attempt: Asked) -> str:
         """The transaction to write in: it stands in the Lease, and the engine is paused."""
 
         def begun(state: Transaction) -> bool:
@@ -223,8 +238,7 @@ class Follower:
             self._id, self._writes = state.id, Ledger()
             if self._objected != state.id:
                 self._objections.clear()
-            for path, written, of, why in self._missed:
-                self._writes.lacks(path, written, (of,), why)
+            attempt.begins()
             self._looking = self._pool.beside("the leader's Lease", self._look())
             return self._id
 
@@ -290,11 +304,11 @@ class Follower:
         seen = self._pool.lease.seen
         return seen is not None and seen.id == self._id and self._begun(seen)
 
-    async def _pause(self, state: Transaction, engine: Engine, attempt: int) -> None:
+    async def _pause(self, state: Transaction, engine: Engine, attempt: Asked) -> None:
         """Nobody else does: see ``SharedSync``."""
 
         def may() -> bool:
-            return attempt == self._attempt and self._over(state.id) is None
+            return attempt is self._attempt and self._over(state.id) is None
 
         calls = self._pool.calls
         run = engine.instance
@@ -378,14 +392,15 @@ class Follower:
         await self._pool.lease.step(step, patience=PATIENCE)
         self._objections.clear()
 
-    async def _object_to_any(self, engine: Engine) -> None:
-        """Object to the sync that goes on, if one does: this process took no part in it."""
+    async def _object_to_any(self, message: str) -> None:
+        """Object to the sync that goes on, if one does, whether or not this process joined it."""
         state = await self._pool.transaction()
         if self._begun(state):
-            left_out = texts.NO_BUCKET.format(
-                rank=engine.rank, engine=engine.engine, url=engine.url
-            )
-            await self._object(state.id, left_out)
+            await self._object(state.id, message)
 
     def _trainer(self, transaction: str) -> steps.Trainer:
         return steps.Trainer(holder=self._pool.holder, transaction=transaction)
+
+
+def _no_bucket(engine: Engine) -> str:
+    return texts.NO_BUCKET.format(rank=engine.rank, engine=engine.engine, url=engine.url)

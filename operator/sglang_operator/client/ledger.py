@@ -4,6 +4,9 @@ The rule: a commit waits for the updates that are under way.  One that failed, w
 too late is in the way of the commit, whether the trainer has looked at its error or not, until on
 every engine that it concerned an update that was begun afterwards succeeds: the same one again, or
 all weights from disk.  An engine that got no update while others did is in the way too.
+
+An update counts from the moment in which the trainer asks for it (``Asked``), not from that in
+which it is under way: what is lost before is as absent from the engine as what is lost on its way.
 """
 
 import asyncio
@@ -53,7 +56,7 @@ class Ledger:
             yield
             return
         concerned = {engine.engine for engine in engines}
-        before = list(self._failed)
+        before = self._so_far()
         self._under_way += 1
         try:
             if self._over:
@@ -69,13 +72,16 @@ class Ledger:
             self._under_way -= 1
             self._idle.set()
 
-    def lacks(self, path: str, what: object, engines: Iterable[Engine], error: Exception) -> None:
-        """This update did not even begin; it is made good as one that failed."""
-        self._fail(path, what, {engine.engine for engine in engines}, error)
+    def _so_far(self) -> list[_Failed]:
+        return list(self._failed)
+
+    def _entered(self, error: BaseException) -> bool:
+        """Whether what failed with this error is known already: engine by engine."""
+        return any(failed.error is error for failed in self._failed)
 
     def _fail(self, path: str, what: object, engines: set[str], error: BaseException) -> None:
-        if any(failed.error is error for failed in self._failed):
-            return  # engine by engine
+        if self._entered(error):
+            return
         if not isinstance(error, Exception):
             error = NotReady(texts.UPDATE_CANCELLED.format(path=path))
         self._failed.append(_Failed(path=path, what=what, engines=engines, error=error))
@@ -132,3 +138,32 @@ class Ledger:
     def written(self, engines: Iterable[Engine]) -> list[Engine]:
         """Those of these engines that got an update."""
         return [engine for engine in engines if engine.engine in self._written]
+
+
+class Asked(Ledger):
+    """What a trainer asks of one process in an attempt at an update, through all of its syncs.
+
+    The attempt's first sync may begin after the first bucket is asked for, and another one may
+    begin in its course, over an abort.  Only what is written in that last one is in its commit.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._made: list[_Failed] = []  # in the sync that goes on; see begins
+
+    def begins(self) -> None:
+        """Another sync: who had the engines between the two may have written over the first."""
+        self._failed += [made for made in self._made if made.engines]
+        self._made = []
+
+    def _so_far(self) -> list[_Failed]:
+        return [*self._failed, *self._made]
+
+    def _entered(self, error: BaseException) -> bool:
+        return False  # one error may be that of many buckets, as a sync's that was lost
+
+    def _make_good(self, before: list[_Failed], path: str, what: object, done: set[str]) -> None:
+        super()._make_good(before, path, what, done)
+        self._made = [made for made in self._made if made.engines]
+        error = NotReady(texts.WRITTEN_BEFORE.format(path=path))
+        self._made.append(_Failed(path=path, what=what, engines=set(done), error=error))

@@ -27,7 +27,7 @@ from typing import Any
 
 from roll.distributed.strategy.strategy import InferenceStrategy  # type: ignore[import-not-found]
 
-from sglang_operator.client import colocated, job, roll_config, texts
+from sglang_operator.client import colocated, groups, job, roll_config, texts
 from sglang_operator.client.calls import Json
 from sglang_operator.client.errors import (
     EngineError,
@@ -37,6 +37,7 @@ from sglang_operator.client.errors import (
     told,
 )
 from sglang_operator.client.following import Bucket, Follower
+from sglang_operator.client.ledger import Asked
 from sglang_operator.client.pausing import SyncOptions
 from sglang_operator.client.pool import AsyncPool
 from sglang_operator.client.registry import Engine, Registry, changes
@@ -217,38 +218,47 @@ class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
 
         Raises StaleEpoch, before anything is taken from clients, if the engine is not in the group.
         """
-        self._groups.require(group_name)
-        attempt = self._follower.attempt
+        path, what, attempt = groups.BUCKET, list(names), self._follower.attempt
 
         async def bucket() -> Json:
             assert not is_lora, "ROLL's sglang strategy has no LoRA updates either"
             await self._groups.require_in(group_name, self.engine)
             return {
-                "names": list(names),
+                "names": what,
                 "dtypes": [str(dtype).removeprefix("torch.") for dtype in dtypes],
                 "shapes": [list(shape) for shape in shapes],
                 "group_name": group_name,
                 "flush_cache": False,
             }
 
-        await self._write("/update_weights_from_distributed", list(names), bucket, attempt)
+        self._groups.refuse_left(group_name)  # of an attempt that is over: in nobody's way
+        with attempt.update(path, what, (self.engine,)):
+            self._groups.require(group_name)
+            await self._write(path, what, bucket, attempt)
+        await self._follower.made_good(attempt)
 
     async def update_parameter_in_bucket(
         self, serialized_named_tensors: Sequence[str], is_lora: bool = False
     ) -> None:
         """A bucket by handles of memory on the trainer's GPU, which no engine of a pool has."""
-        raise Unsupported(colocated.handed_over(self.worker))
+        path = "/update_weights_from_tensor"
+        with self._follower.attempt.update(path, object(), (self.engine,)):
+            raise Unsupported(colocated.handed_over(self.worker))
 
     async def process_weights_after_loading(self, *_: Any, **__: Any) -> None:
-        """Every bucket has arrived everywhere: the engines go on, and the commit opens gates."""
-        updated = self._follower.takes_part
-        if not self.leads:
-            await self._follower.vouch(self.engine)
-        sync, self._sync = self._sync, None
-        if sync is not None:
-            await sync.finish()
-            self._step += 1
-        elif not updated:
+        """Every bucket has arrived everywhere: the engines go on, and the commit opens gates.
+
+        Raises PoolError: what was asked for since the last time and did not arrive, too.
+        """
+        attempt = self._follower.attempt
+        try:
+            if self.leads:
+                updated = await self._commit(attempt)
+            else:
+                updated = await self._follower.vouch(self.engine)
+        finally:
+            self._follower.end(attempt)
+        if not updated:
             return  # ROLL calls it in steps without an update, too (model_update_frequency)
         self._wrote = frozenset(engine.instance for engine in self._engines)
         self.is_model_in_gpu = self.is_kv_cache_in_gpu = True
@@ -355,8 +365,7 @@ class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
 
         A model update that is under way is over.  Raises NotReady.
         """
-        left = self._groups.names
-        self._groups.forget()
+        left = self._groups.give_up()
         await self._follower.give_up()
         async with self._beginning:  # one that begins would be joined by those of the next attempt
             sync, self._sync = self._sync, None
@@ -389,11 +398,8 @@ class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
             self._groups.forget()  # they were of other engines
         self._epoch, self._engines = registry.epoch, engines
 
-    async def _write(self, path: str, what: object, bucket: Bucket, attempt: int) -> None:
-        """Write a bucket into the own engine, within the transaction.
-
-        Whatever is wrong with it stands in the way of the commit: others go without it.
-        """
+    async def _write(self, path: str, what: object, bucket: Bucket, attempt: Asked) -> None:
+        """Write a bucket into the own engine, within the transaction."""
         if not self.leads:
             if not self._follower.takes_part:  # worker 0 will not begin with other engines either
                 self._same_engines(await self.pool.registry())
@@ -403,13 +409,30 @@ class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
         sync = await self._leading(attempt)
         try:
             await sync.call_one(self.engine, path, await bucket(), timeout=None)
+            sync.check()  # another bucket may have ended it: this one is in no commit
         except BaseException as error:
             if self._sync is sync:
                 self._sync = None
             await sync.abort(told(error))
             raise
 
-    async def _leading(self, attempt: int) -> SharedSync:
+    async def _commit(self, attempt: Asked) -> bool:
+        """End the update, worker 0 for all; whether there was one."""
+        try:
+            await attempt.settled()
+        except BaseException as error:
+            sync, self._sync = self._sync, None
+            if sync is not None:
+                await sync.abort(told(error))
+            raise
+        sync, self._sync = self._sync, None
+        if sync is None:
+            return False
+        await sync.finish()
+        self._step += 1
+        return True
+
+    async def _leading(self, attempt: Asked) -> SharedSync:
         async with self._beginning:  # buckets may come at once
             self._follower.require(attempt)
             if self._sync is None:
@@ -422,6 +445,7 @@ class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
                     await sync.abort(told(error))
                     raise
                 self._sync = sync
+                attempt.begins()
             return self._sync
 
     async def _next_sync(self) -> SharedSync:
@@ -437,6 +461,7 @@ class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
             f"step-{self._step + 1}",
             SyncOptions(wait=HELD_SECONDS),
             own=self.engine,
+            asked=self._follower.attempt,
             covers=self._engines,
             registry=registry,
         )

@@ -34,6 +34,7 @@ class RollGroups:
         self._pool = pool
         pool.groups.shared = True
         self._names: set[str] | None = None  # None: ROLL has formed none
+        self._left = set[str]()  # their names: groups that are set up anew have others
         trainer = pool.trainer(LEASE_SECONDS)
         self._forming = groups.Forming(pool.groups, pool.lease, trainer)
 
@@ -45,6 +46,18 @@ class RollGroups:
         """No bucket for them is sent from now on."""
         if self._names:
             self._names.clear()
+
+    def give_up(self) -> list[str]:
+        """As ``forget``, for good: the engine is to leave them.  Their names."""
+        left = self.names
+        self._left.update(left)
+        self.forget()
+        return left
+
+    def refuse_left(self, name: str) -> None:
+        """Raises StaleEpoch for a group that was given up."""
+        if name in self._left:
+            self.require(name)
 
     async def claim(self, name: str) -> None:
         """Say whose the groups are, before engines are told; that of this name is to be anew.

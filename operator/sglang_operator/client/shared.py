@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from sglang_operator.client import texts
 from sglang_operator.client.errors import ClusterError, NotReady, StaleEpoch
+from sglang_operator.client.ledger import Asked
 from sglang_operator.client.registry import Engine, Registry, changes
 from sglang_operator.client.sync import AsyncSync
 from sglang_operator.weights.lease_state import Transaction
@@ -34,7 +35,8 @@ class SharedSync(AsyncSync):
     when a pause of the leader's comes, which then waits for the bucket (SGLang 0.5.14 and newer, in
     is_pause_cond), as the bucket waits for the leader's part in the broadcast.
     ``covers``: the engines that its processes write into, where the pool has others too.
-    ``registry``: as it was read just now, if it was.
+    ``registry``: as it was read just now, if it was.  ``asked``: what the trainer asks of this
+    process: what it did not get here is in the way of the commit, like what the others did not.
 
     All that it asks of the API server, however many buckets there are and processes, is three
     writes of the Lease: it begins, it renews, and it commits.  The watch tells who has vouched,
@@ -48,12 +50,14 @@ class SharedSync(AsyncSync):
         options: "SyncOptions",
         *,
         own: Engine,
+        asked: Asked | None = None,
         covers: tuple[Engine, ...] | None = None,
         registry: Registry | None = None,
     ) -> None:
         super().__init__(pool, version, options, interrupts=False)
         self._shared = self._grouped = True
         self._own = own
+        self._asked = asked or Asked()
         self._covers = covers
         self._given = registry
         self._fresh = self._covered
@@ -99,6 +103,7 @@ class SharedSync(AsyncSync):
         return state
 
     def _unopposed(self, state: Transaction) -> None:
+        self._asked.vouch()
         self._missing(state)
 
     async def _newer(

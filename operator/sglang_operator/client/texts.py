@@ -148,6 +148,10 @@ UPDATE_CANCELLED = (
     "POST {path} was cancelled before every engine had answered, so that nobody knows what they "
     "hold; make this update again, or all of them from disk, before the sync ends"
 )
+WRITTEN_BEFORE = (
+    "POST {path} was made in a sync that is over, and not again in the one that came after it; "
+    "send every bucket again once a sync was aborted"
+)
 CLOSED = "the pool was closed meanwhile"
 OVER = "this sync is over; begin another one"
 NO_PAUSE = (

@@ -304,7 +304,7 @@ def test_a_restart_is_told_to_set_up_again(roll, reach):
             with pytest.raises(StaleEpoch, match="set the model update up again"):
                 await cluster.strategies[0].broadcast_parameter(["a"], ["bf16"], [(2,)], "g")
             await cluster.setup()
-            await cluster.model_update("a1")
+            await cluster.model_update("a")
             assert world.state.version == "step-1"
 
     with FakePool() as world:
@@ -319,7 +319,7 @@ def test_a_bucket_that_fails_aborts(roll, reach):
                 await cluster.strategies[0].broadcast_parameter(["a"], ["bf16"], [(2,)], "g")
             assert world.state.phase is Phase.ABORTED
             world.engines[0].refuse.clear()
-            await cluster.model_update("a1")
+            await cluster.model_update("a")
             assert world.state.version == "step-1"
 
     with FakePool() as world:

@@ -159,7 +159,7 @@ def test_no_commit_over_an_engine_that_refused_its_bucket(roll, reach, told):
 
             world.engines[2].refuse.clear()
             await noticed(cluster)
-            await cluster.model_update("a3")  # the same job may begin again at once
+            await cluster.model_update("a2", "a3")  # the same job may begin again at once
             assert {e.weights for e in world.engines} == {"a3"}
             await all_serve(world, "step-2", [0, 1, 2])
 
@@ -306,7 +306,8 @@ def test_what_a_worker_wrote_before_an_abort_vouches_for_nothing_after_it(roll, 
             with pytest.raises(EngineError):
                 await cluster.strategies[0].broadcast_parameter(*bucket("b1"))
             world.engines[0].refuse.clear()
-            await cluster.strategies[0].broadcast_parameter(*bucket("a2"))
+            for name in ("a1", "b1"):
+                await cluster.strategies[0].broadcast_parameter(*bucket(name))
             found = await ended(s.process_weights_after_loading() for s in cluster.strategies)
             assert [type(each) for each in found] == [NotReady, Expired]
             assert "engine 1" in str(found[0])
@@ -330,7 +331,7 @@ def test_after_an_abort_other_trainers_wait_until_the_workers_have_noticed(roll,
                     await other.sync("b-1").begin()
             world.engines[0].refuse.clear()
             await noticed(cluster)
-            await cluster.model_update("a2")
+            await cluster.model_update("a1", "b1")
             await all_serve(world, "step-1", [0, 1, 2])
 
     with FakePool() as world:
