@@ -56,6 +56,7 @@ from tests.weights.trainers import (
     EDITED,
     FREES,
     GUESSED,
+    LOST,
     NAMESAKE,
     OWN_JOB,
     SHORTENED,
@@ -107,7 +108,10 @@ CONTROLS = (
 )
 _SHOWN_BY_GATES = (FORGETFUL, FREE, UNSEEN, COUNTED)
 # Of ROLL's jobs alone.
-ROLL_CONTROLS = ((UNVOUCHED, "Committed"), (DIED, "Committed"), (ANY_RUNS, "Committed"))
+ROLL_CONTROLS = (
+    *((UNVOUCHED, "Committed"), (DIED, "Committed"), (ANY_RUNS, "Committed")),
+    (LOST, "Committed"),
+)
 
 
 @dataclass

@@ -33,6 +33,7 @@ DIED = "ends the sync of a process that died at work"
 GUESSED = "takes who may have resumed its memory for asleep"
 UNVOUCHED = "commits for workers that do not vouch"
 ANY_RUNS = "lets engines run for a moment whatever they hold"
+LOST = "vouches for an engine whose bucket was lost before it was under way"
 OWN_JOB = "begins anything in the job whose shared sync was aborted"
 
 
@@ -306,17 +307,22 @@ class Trainers(Ground):
         state = self._step(lambda s: steps.renew(s, trainer, now=self.now))
         self._resume(trainer, state)
         self._step(lambda s: steps.wake(s, trainer, now=self.now))
+        lost = self._loses_a_bucket(workers or [])
         for last in (False, True):
             for instance in [i for i in covered if workers is None or i in workers]:
                 engine = self._find(instance)
                 self._own(trainer)
-                engine.holds = version if last else TORN
-                engine.writer = "" if last else trainer.transaction
+                arrived = last and instance != lost
+                engine.holds = version if arrived else TORN
+                engine.writer = "" if arrived else trainer.transaction
                 if self.defect == "does not pause":
                     engine.label = version  # with every bucket, as some trainers do
                 yield
         if workers is not None and self.defect != UNVOUCHED:
             for instance in workers:
+                if instance == lost and self.defect != LOST:
+                    self._note(partial(steps.objection, trainer=trainer, message="a bucket"))
+                    continue
                 self._note(partial(steps.vouch, trainer=trainer, instances=[instance]))
                 yield
             if set(covered) - self.said.wrote:
@@ -325,6 +331,13 @@ class Trainers(Ground):
             self._note(lambda s: steps.rests(s, trainer))
             return
         yield from self._finish(trainer, version, covered)
+
+    def _loses_a_bucket(self, workers: list[str]) -> str:
+        """Whose bucket, one of two, was lost before it was under way; "" for none."""
+        if not self.roll or self.fair or not workers or self.choose(6):
+            return ""
+        self.jobs["lost a bucket before it was under way"] += 1
+        return workers[self.choose(len(workers))]
 
     def _holds(self, instance: str, before: Transaction, workers: list[str] | None) -> bool:
         """Whether who pauses it lets it run for a moment, to be rid of what waits for a grammar."""

@@ -146,9 +146,13 @@ class Follower:
         try:
             attempt.vouch()
             await self._retract(transaction, vouched=[engine.instance or ""])
+            attempt.vouch()
         except Expired:
             with contextlib.suppress(PoolError):  # the leader may have begun again meanwhile
                 await self._object_to_any(_no_bucket(engine))
+            raise
+        except Exception as error:  # a bucket that came too late, as a rule
+            await self._object(transaction, told(error))
             raise
         return True
 

@@ -241,8 +241,7 @@ class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
         self, serialized_named_tensors: Sequence[str], is_lora: bool = False
     ) -> None:
         """A bucket by handles of memory on the trainer's GPU, which no engine of a pool has."""
-        path = "/update_weights_from_tensor"
-        with self._follower.attempt.update(path, object(), (self.engine,)):
+        with self._follower.attempt.update("/update_weights_from_tensor", object(), (self.engine,)):
             raise Unsupported(colocated.handed_over(self.worker))
 
     async def process_weights_after_loading(self, *_: Any, **__: Any) -> None:

@@ -8,12 +8,14 @@ import asyncio
 import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from os import PathLike
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sglang_operator.client import beside, given, groups, pausing, waking
 from sglang_operator.client.calls import CONTROL_SECONDS, Json, Payload, together
+from sglang_operator.client.entered import entered
 from sglang_operator.client.errors import EngineError
 from sglang_operator.client.hold import LeaseHold
 from sglang_operator.client.ledger import WHOLE, Ledger
@@ -64,6 +66,17 @@ async def end_session(post: Callable[..., Awaitable[Json]]) -> bool:
     return True
 
 
+@dataclass(frozen=True)
+class _Unflushed:
+    """SGLang's payload of tensors by engine; equal for an equal one, as the ledger wants it."""
+
+    payload: Payload
+
+    def __call__(self, engine: Engine) -> Mapping[str, Any]:
+        own = self.payload(engine) if callable(self.payload) else self.payload
+        return {"flush_cache": False, **own}
+
+
 class Updates(ABC):
     """The update calls of a sync, over all of its engines at once."""
 
@@ -108,6 +121,7 @@ class Updates(ABC):
     async def _guarded(self, awaitable: Awaitable[T]) -> T:
         """Await it, unless the sync is lost before."""
 
+    @entered
     async def call(
         self,
         path: str,
@@ -121,13 +135,14 @@ class Updates(ABC):
         ``timeout`` in seconds, None for none.  Answers are in the engines' order, which is that of
         ranks.  Raises EngineError, StaleEpoch, Expired.
         """
-        self.check()
         asked = self.engines if engines is None else engines
         with self._writes.update(path, payload, asked):
+            self.check()
             bodies = [(e, payload(e) if callable(payload) else payload) for e in asked]
             each = (self._post(engine, path, body, timeout) for engine, body in bodies)
             return await self._guarded(together(each))
 
+    @entered
     async def call_one(
         self,
         engine: Engine,
@@ -137,8 +152,8 @@ class Updates(ABC):
         timeout: float | None = CONTROL_SECONDS,
     ) -> Json:
         """POST to one engine of the sync; raises as ``call``."""
-        self.check()
         with self._writes.update(path, payload, (engine,)):
+            self.check()
             return await self._guarded(self._post(engine, path, payload, timeout))
 
     async def _post(
@@ -203,6 +218,7 @@ class Updates(ABC):
             self._pool.groups.owned(state)
         return weights_groups.acts(state, self._pool.groups.id, now)
 
+    @entered
     async def update_weights_from_distributed(
         self,
         names: list[str],
@@ -234,20 +250,17 @@ class Updates(ABC):
             await self.begin_weight_update()
             await self.call(path, payload, timeout=timeout)
 
+    @entered
     async def update_weights_from_tensor(
         self, payload: Payload, *, timeout: float | None = None
     ) -> None:
         """One bucket by handle or value; ``payload`` is SGLang's, one for all or by engine."""
-
-        def body(engine: Engine) -> Mapping[str, Any]:
-            own = payload(engine) if callable(payload) else payload
-            return {"flush_cache": False, **own}
-
         path = "/update_weights_from_tensor"
         with self._writes.update(path, payload, self.engines):
             await self.begin_weight_update()
-            await self.call(path, body, timeout=timeout)
+            await self.call(path, _Unflushed(payload), timeout=timeout)
 
+    @entered
     async def update_weights_from_disk(
         self,
         path: str,

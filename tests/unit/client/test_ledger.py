@@ -9,6 +9,7 @@ import pytest
 from sglang_operator.client import (
     AsyncPool,
     EngineError,
+    Expired,
     InvalidArgument,
     NotReady,
     Pool,
@@ -254,3 +255,76 @@ def test_who_takes_a_sync_over_does_not_know_what_was_written_before(world):
 
     asyncio.run(train())
     assert {(e.weights, e.gate_version) for e in world.engines} == {("/c/1", "step-1")}
+
+
+# --- an update counts from when the trainer asks for it
+
+
+def in_a_sync(world, act):
+    async def train():
+        async with (
+            AsyncPool(POOL, NAMESPACE, identity=world.identity) as pool,
+            pool.sync("step-1") as sync,
+        ):
+            await act(sync)
+
+    asyncio.run(train())
+
+
+@pytest.mark.parametrize("one", [True, False])
+def test_a_call_that_came_while_the_fence_was_down_is_not_committed(world, monkeypatch, one):
+    async def act(sync):
+        await sync.update_weights_from_distributed(*BUCKET, group_name="g")
+        path, body = "/update_weights_from_tensor", {"serialized_named_tensors": ["x"]}
+        with monkeypatch.context() as patch:
+            patch.setattr(sync._hold, "alive", lambda: False)  # the process stood still
+            with pytest.raises(Expired):
+                if one:
+                    await sync.call_one(sync.engines[1], path, body)
+                else:
+                    await sync.call(path, body)
+
+    with pytest.raises(Expired, match="stood still"):
+        in_a_sync(world, act)
+    assert aborted(world)
+
+
+UPDATES = {
+    "update_weights_from_disk": ("/c/1",),
+    "update_weights_from_tensor": ({"serialized_named_tensors": ["x"]},),
+    "call": ("/update_weights_from_tensor", {"serialized_named_tensors": ["x"]}),
+}
+
+
+@pytest.mark.parametrize("method", UPDATES)
+def test_an_update_that_was_cancelled_before_its_first_step_is_not_committed(world, method):
+    async def act(sync):
+        await sync.update_weights_from_distributed(*BUCKET, group_name="g")
+        task = asyncio.create_task(getattr(sync, method)(*UPDATES[method]))
+        task.cancel()
+        assert isinstance(
+            (await asyncio.gather(task, return_exceptions=True))[0], asyncio.CancelledError
+        )
+
+    with pytest.raises(NotReady, match="was cancelled"):
+        in_a_sync(world, act)
+    assert aborted(world)
+
+
+@pytest.mark.parametrize("by_engine", [True, False])
+def test_a_bucket_by_value_that_was_cancelled_and_is_sent_again_is_made_good(world, by_engine):
+    body = {"serialized_named_tensors": ["x"]}
+
+    def payload(engine):
+        return body
+
+    async def act(sync):
+        sent = payload if by_engine else body
+        world.engines[1].stuck.add("/update_weights_from_tensor")
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(sync.update_weights_from_tensor(sent), 0.2)
+        world.engines[1].stuck.clear()
+        await sync.update_weights_from_tensor(dict(body) if not by_engine else payload)
+
+    in_a_sync(world, act)
+    assert {engine.gate_version for engine in world.engines} == {"step-1"}

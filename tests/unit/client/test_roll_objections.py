@@ -296,3 +296,25 @@ def test_nothing_of_an_attempt_that_was_given_up_is_in_the_way_of_the_next(roll,
         assert served(world, "step-1") == [0, 1, 2]
 
     story(roll, reach, act)
+
+
+def test_a_bucket_that_comes_while_its_worker_vouches_is_in_the_way(roll, reach, monkeypatch):
+    monkeypatch.setattr("sglang_operator.client.following.STAGGER_SECONDS", 0.3)
+
+    async def act(world, cluster, engine, worker):
+        await cluster.all("broadcast_parameter", *bucket("a"))
+
+        async def late():
+            await asyncio.sleep(0.15)
+            await worker.broadcast_parameter(*bucket("b"))
+
+        found = await ended(
+            [late(), *(each.process_weights_after_loading() for each in cluster.strategies)]
+        )
+        assert "was not sent" in str(found[0])
+        assert "was not sent" in str(found[1])
+        assert isinstance(found[2], NotReady)
+        assert world.state.phase is Phase.ABORTED
+        assert served(world, "step-1") == []
+
+    story(roll, reach, act)
