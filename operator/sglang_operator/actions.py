@@ -211,6 +211,8 @@ def _to_have(
     for body in wanted:
         kind, name = body["kind"], body["metadata"]["name"]
         child = observed.children.get((kind, name))
+        if child is not None and _unknown(kind, child):
+            continue
         if child is None:
             yield CreateChild(kind=kind, name=name, body=body, reason="it does not exist")
         elif child.owner == owner.uid and (found := drift.drift(body, child.body)):
@@ -221,12 +223,17 @@ def _to_have(
                 yield UpdateChild(kind=kind, name=name, uid=child.uid, body=found.body, reason=why)
 
 
+def _unknown(kind: str, child: ObservedChild) -> bool:
+    """Whether it is one of many that pools do without, and known by name alone for want of room."""
+    return kinds.is_spare(kind) and not child.whole
+
+
 def _to_drop(
     pool: Pool, wanted: Sequence[Mapping[str, Any]], observed: Observed
 ) -> Iterator[ChildAction]:
     kept = {(body["kind"], body["metadata"]["name"]) for body in wanted}
     for (kind, name), child in observed.children.items():
-        if (kind, name) in kept or child.owner != pool.owner.uid:
+        if (kind, name) in kept or child.owner != pool.owner.uid or _unknown(kind, child):
             continue
         if kinds.of(kind).pruned:
             yield DeleteChild(kind=kind, name=name, uid=child.uid, reason="no longer wanted")

@@ -57,6 +57,7 @@ def test_orphans_are_told_all_at_once_and_one_command_clears_them(pool):
         "lease/actor-infer-weights",
         "poddisruptionbudget/actor-infer-engines",
         "service/actor-infer",
+        f"controllerrevision/{names.revision_name(pool.name, pool.status['revision'])}",
         *(f"pod/actor-infer-{engine}-0" for engine in before),
     }
     command = re.search(r"\(kubectl (delete .*?)\)", told["message"])

@@ -34,6 +34,7 @@ COVERED_BY = {
     "children/metadata.py": "controller/test_child_kinds.py",
     "children/services.py": "test_addresses.py",
     "children/weights_lease.py": "test_actions.py",
+    "status/history.py": "controller/test_history.py",
     "cli/check_files.py": "cli/test_lint.py",
     "cli/check_object.py": "cli/test_lint.py",
     "cli/checks/addresses.py": "cli/test_doctor.py",

@@ -32,6 +32,8 @@ NO_POOLS_OWN = f"!{LABEL_POOL}"  # selects what is no part of a pool
 LABEL_ENGINE = f"{GROUP}/engine"
 LABEL_TRAINER = f"{GROUP}/trainer"  # on pods of a trainer that engines join, whatever its value
 LABEL_REVISION = f"{GROUP}/revision"
+# On a stored revision, with the hash of one by which its engines ran tuned: a label each.
+LABEL_TUNED = f"{GROUP}/tuned-"
 
 ANNOTATION_ATTEMPT = f"{GROUP}/attempt"
 ANNOTATION_DEVICES = f"{GROUP}/devices"

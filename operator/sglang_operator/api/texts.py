@@ -318,6 +318,14 @@ NAME_CONFLICTS = (
     "{objects} exist and do not belong to this pool; they are left as they are: delete them "
     "({command}), or give the pool another name"
 )
+HISTORY_UNREAD = "the operator may not read {plural}"
+HISTORY_DO_ROLES = "apply the roles of this version of the operator"
+HISTORY_TAKEN = "what does not belong to this pool has the name of its revision ({objects})"
+HISTORY_DO_DELETE = "delete that ({command})"
+HISTORY_REFUSED = "{plural} of this pool could not be written ({message}; tried again {when})"
+HISTORY_DO_ALLOW = "see that roles, quotas and policies let the operator write them"
+HISTORY_CHANGED_BACK = "somebody changes {kind} {name} back each time it is written ({times} times)"
+HISTORY_DO_SEE_WHO = "see who does (kubectl get {kind} {name} -o yaml --show-managed-fields)"
 QUOTA_EXCEEDED = "the API server refuses pods for quota: {message}; tried again {when}"
 GATE_ASIDE = "the pod lost the labels of its pool, so nobody keeps its weights up to date"
 PODS_VANISH = (

@@ -47,7 +47,8 @@ class ChildKind:
     # and get theirs once it does.  A kind that the operator may not read is refused all the same.
     optional: bool = False
     # And pools do without an ``optional`` one also where the operator may not read it: the role of
-    # the release before does not grant it, which is told.  A new kind is both.
+    # the release before does not grant it, which is told.  A new kind is both.  Whatever keeps one
+    # from being written is a warning, and no word about the pool.
     spare: bool = False
     # Parts of an object that nobody compares: they are not kept.
     unkept: tuple[str, ...] = ()

@@ -109,6 +109,11 @@ def of(kind: str) -> ChildKind:
     return next(each for each in CHILDREN if each.kind == kind)
 
 
+def is_spare(kind: str) -> bool:
+    """Whether pools do without objects of this kind; a pod is none of these."""
+    return any(each.spare for each in CHILDREN if each.kind == kind)
+
+
 def children(pool: Pool, weights: GatePlan, observed: Observed = _NOTHING) -> list[dict[str, Any]]:
     """All objects of a pool but its pods, as they should be; none of a kind that is absent."""
     present = [kind for kind in CHILDREN if kind.kind not in observed.absent_kinds]

@@ -14,16 +14,21 @@ MOST_NAMED = 16
 
 def message(taken: Sequence[tuple[str, str]], namespace: str, pool: str) -> str:
     """What is in the way, by kind and name, and the one command that clears it."""
-    called = [f"{kind} {name}" for kind, name in taken]
-    more = len(called) - MOST_NAMED
-    shown = called[:MOST_NAMED] if more > 0 else called[:-1] or called
-    last = f"{more} more" if more > 0 else called[-1]
-    objects = ", ".join(shown) + (f" and {last}" if len(called) > 1 else "")
-    text = texts.NAME_CONFLICT if len(called) == 1 else texts.NAME_CONFLICTS
-    return text.format(objects=objects, command=_command(taken, namespace, pool))
+    text = texts.NAME_CONFLICT if len(taken) == 1 else texts.NAME_CONFLICTS
+    return text.format(objects=called(taken), command=command(taken, namespace, pool))
 
 
-def _command(taken: Sequence[tuple[str, str]], namespace: str, pool: str) -> str:
+def called(taken: Sequence[tuple[str, str]]) -> str:
+    """They by kind and name, as many as can be read."""
+    each = [f"{kind} {name}" for kind, name in taken]
+    more = len(each) - MOST_NAMED
+    shown = each[:MOST_NAMED] if more > 0 else each[:-1] or each
+    last = f"{more} more" if more > 0 else each[-1]
+    return ", ".join(shown) + (f" and {last}" if len(each) > 1 else "")
+
+
+def command(taken: Sequence[tuple[str, str]], namespace: str, pool: str) -> str:
+    """The command that deletes them."""
     scope = f" -n {namespace}" if namespace else ""
     if len(taken) <= MOST_NAMED:
         each = " ".join(f"{kind.lower()}/{name}" for kind, name in taken)

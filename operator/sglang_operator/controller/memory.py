@@ -17,7 +17,7 @@ from sglang_operator.children import kinds, origin, trainer_registry
 from sglang_operator.clocks import steady
 from sglang_operator.cluster.outcome import Outcome
 from sglang_operator.cluster.stores import PoolKey
-from sglang_operator.controller import conflicts
+from sglang_operator.controller import conflicts, history
 from sglang_operator.controller.meters import PoolMeter
 from sglang_operator.controller.requeue import Reason, Requeue
 from sglang_operator.controller.rewrites import Rewrites
@@ -31,6 +31,7 @@ from sglang_operator.pool.resolve import EngineFacts, Pool, Refused
 from sglang_operator.pool.tuning import Tuning
 from sglang_operator.status import stored
 from sglang_operator.status.compute import Trouble
+from sglang_operator.status.history import Hindrance
 from sglang_operator.status.rollout_progress import Progress
 from sglang_operator.weights import lease_state, lost_lease
 from sglang_operator.weights.lease_state import Transaction
@@ -119,6 +120,7 @@ class Memory:
     again: Failures = field(default_factory=Failures)  # passes that got nowhere
     telling: Failures = field(default_factory=Failures)
     gating: Failures = field(default_factory=Failures)
+    spares: history.Writing = field(default_factory=history.Writing)  # what pools do without
     rewrites: Rewrites = field(default_factory=Rewrites)
     progress: Progress | None = None  # of its rollout, as it was told last
     stepped_at: float = float("-inf")  # the last own step in the Lease
@@ -247,6 +249,24 @@ class Memory:
         for conflict in outcome.conflicts:
             self.conflicts[conflict] = now + CONFLICT_BACKOFF
 
+    def learn_of_spares(self, outcome: Outcome, requeue: Requeue) -> None:
+        """Take in what came of those that pools do without."""
+        self.note_conflicts(outcome, steady())
+        self.heed(outcome.failed)
+        self.spares.learn(outcome, steady())
+        if outcome.failed is not None:
+            requeue.at(Reason.CHILDREN_FAILED, self.spares.until)
+
+    def unstored(
+        self, foreign: Iterable[tuple[str, str]], wanted: Collection[tuple[str, str]], key: PoolKey
+    ) -> Hindrance | None:
+        """What keeps revisions from being stored.
+
+        ``foreign`` are objects that stand in the way; ``wanted`` is what there should be.
+        """
+        taken = sorted({*self.conflicts, *foreign}.intersection(wanted))
+        return self.spares.hindrance(taken, self.rewrites, key.namespace, key.name)
+
     def learn_of_children(self, outcome: Outcome, requeue: Requeue) -> bool:
         """Take in what came of the other children; whether all of them could be written."""
         error = outcome.failed
@@ -312,7 +332,8 @@ class Memory:
         if leaving:
             return [Trouble(reason=conditions.TERMINATING, message=leaving)]
         told = []
-        if taken := sorted({*self.conflicts, *foreign}):
+        taken = sorted({*self.conflicts, *foreign})
+        if any(not kinds.is_spare(kind) for kind, _ in taken):
             message = conflicts.message(taken, key.namespace, key.name)
             told.append(Trouble(reason=conditions.NAME_CONFLICT, message=message, stalled=True))
         if self.vanished > FEW_VANISHED and self.blocked_until > steady():

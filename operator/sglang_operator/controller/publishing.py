@@ -117,18 +117,31 @@ class Publisher:
         return _due(this, batch)
 
     async def _write(self, this: Pass, wanted: Sequence[actions.ChildAction]) -> bool:
-        """Write children; whether all of them could be."""
+        """Write children; whether all could be that pools need."""
         memory = this.memory
-        outcome = await self._executor.children(this.key, memory.uid, wanted)
+        needed = [action for action in wanted if not kinds.is_spare(action.kind)]
+        outcome = await self._executor.children(this.key, memory.uid, needed)
         if outcome.failed is None:
-            memory.rewrites.wrote(wanted)
+            memory.rewrites.wrote(needed)
         memory.note_conflicts(outcome, steady())
-        return memory.learn_of_children(outcome, this.requeue)
+        written = memory.learn_of_children(outcome, this.requeue)
+        if spare := [action for action in wanted if kinds.is_spare(action.kind)]:
+            outcome = await self._executor.children(this.key, memory.uid, spare)
+            if outcome.failed is None:
+                memory.rewrites.wrote(spare)
+            memory.learn_of_spares(outcome, this.requeue)
+        return written
 
 
 def _due(this: Pass, batch: Iterable[actions.ChildAction]) -> list[actions.ChildAction]:
     """Those that are to be carried out now: no other's object is in the way, nobody fights."""
     free = [each for each in batch if (each.kind, each.name) not in this.memory.conflicts]
+    spares = this.memory.spares
+    if not any(kinds.is_spare(each.kind) for each in free):
+        spares.done()
+    elif steady() < spares.until:
+        this.requeue.at(Reason.CHILDREN_FAILED, spares.until)
+        free = [each for each in free if not kinds.is_spare(each.kind)]
     return this.memory.rewrites.due(free, this.requeue)
 
 
@@ -136,13 +149,15 @@ def _status(
     this: Pass, decision: PoolDecision, children: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
     observed = decision.observed
+    foreign = actions.foreign(decision.pool, children, observed)
+    named = {(body["kind"], body["metadata"]["name"]) for body in children}
     return compute.compute(
         decision.pool,
         decision.plan,
         decision.weights,
         ignored=this.memory.ignored,
         troubles=this.memory.troubles(
-            actions.foreign(decision.pool, children, observed),
+            foreign,
             this.key,
             observed.crowded,
             observed.leaving,
@@ -152,6 +167,7 @@ def _status(
         reports=observed.reports,
         nodes=observed.nodes,
         without=observed.absent_kinds,
+        unstored=this.memory.unstored(foreign, named, this.key),
         progress=_progress(this, decision),
     )
 

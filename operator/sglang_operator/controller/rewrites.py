@@ -76,13 +76,16 @@ class Rewrites:
             lasting = ((t, w) for t, w in self._written.items() if w.at > now - LASTING_SECONDS)
             self._written = dict(lasting)
 
-    def worst(self) -> tuple[Target, int] | None:
-        """What had to be written again most often, if that is worth a word."""
+    def worst(self, *, spare: bool = False) -> tuple[Target, int] | None:
+        """What had to be written again most often, if that is worth a word.
+
+        ``spare``: among what pools do without, else among the rest.
+        """
         oldest = time.monotonic() - LASTING_SECONDS
         told = [
             (known.times, target)
             for target, known in self._written.items()
-            if known.times >= TOLD and known.at > oldest
+            if known.times >= TOLD and known.at > oldest and kinds.is_spare(target.kind) is spare
         ]
         return (max(told)[1], max(told)[0]) if told else None
 

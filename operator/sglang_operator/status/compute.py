@@ -4,13 +4,12 @@
 ``status.transitions``.
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from sglang_operator.api import conditions, errors, names, redaction, spec, texts
 from sglang_operator.api.conditions import Condition
-from sglang_operator.children import kinds
 from sglang_operator.gates.decide import GatePlan
 from sglang_operator.observed import groups, health
 from sglang_operator.observed.engine_state import EngineState
@@ -22,6 +21,7 @@ from sglang_operator.pool import shared_memory, tuning
 from sglang_operator.pool.resolve import Owner, Pool, Refused
 from sglang_operator.status import (
     failures,
+    history,
     holdups,
     memory,
     reported,
@@ -30,6 +30,7 @@ from sglang_operator.status import (
     stored,
     synced,
 )
+from sglang_operator.status.history import Hindrance
 from sglang_operator.status.rollout_progress import Progress
 from sglang_operator.weights.lease_state import Phase, Transaction
 
@@ -84,10 +85,12 @@ def compute(
     nodes: memory.Nodes = None,
     progress: Progress | None = None,
     without: Collection[str] = (),
+    unstored: Hindrance | None = None,
 ) -> dict[str, Any]:
     """The status of a pool that can be run.
 
-    ``progress`` of its rollout, where it is watched; ``without`` these kinds of children it does.
+    ``progress`` of its rollout, where it is watched; ``without`` these kinds of children it does;
+    ``unstored``: what keeps revisions from being stored.
     """
     previous = stored.understood(previous)
     tally = EngineCounts.of(plan)
@@ -133,7 +136,7 @@ def compute(
         *pool.warnings,
         *(plan.seating.warnings if plan.seating is not None else ()),
         *reported.warnings(pool, said, plan.engines),
-        *_history_warnings(pool, without),
+        *history.warnings(pool, without, unstored),
         *memory.warnings(pool, plan.engines, held, nodes, previous),
         *_memory_limits(pool, plan),
     ]
@@ -204,12 +207,6 @@ def compute_refused(
     }
     warnings = [p for p in refused.problems if p.severity is errors.Severity.WARNING]
     return status | _lists(ignored, warnings, previous.get("lastFailures", []))
-
-
-def _history_warnings(pool: Pool, without: Collection[str]) -> Iterator[errors.Problem]:
-    """That no revision is stored, where the pool wants some to be."""
-    if kinds.REVISION.kind in without and pool.spec.rollout.revision_history_limit:
-        yield errors.HISTORY_NOT_KEPT("spec.rollout", plural=kinds.REVISION.plural)
 
 
 def _lists(

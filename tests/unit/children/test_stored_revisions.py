@@ -1,6 +1,7 @@
 """ControllerRevisions: one for each revision, numbered, and no more than the spec says."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -8,9 +9,20 @@ from sglang_operator import actions
 from sglang_operator.api import errors, names
 from sglang_operator.children import kinds, stored_revisions
 from sglang_operator.observed.model import Observed, ObservedChild
-from sglang_operator.pool import revision
+from sglang_operator.pool import revision, tuning
+from sglang_operator.pool.resolve import Pool, resolve_pool
 from sglang_operator.status import compute
-from tests.builders import NOW, OWNER, a_pod, a_pool, all_pods, planned, refused, weighed
+from tests.builders import (
+    NOW,
+    OWNER,
+    a_pod,
+    a_pool,
+    all_pods,
+    guide_spec,
+    planned,
+    refused,
+    weighed,
+)
 
 OLDER = [f"{number:010x}" for number in range(20)]
 
@@ -96,6 +108,76 @@ def test_a_limit_of_none_stores_none():
     assert asked(pool, {pool.revision: 1}) == [("Delete", pool.revision, 0)]
 
 
+@pytest.mark.parametrize("odd", [2**63 - 1, stored_revisions.MOST + 1, 0, -1])
+def test_a_number_that_is_none_of_ours_does_not_count(odd):
+    """Else who may write ControllerRevisions has the operator write what is refused."""
+    pool = a_pool()
+    assert asked(pool, {OLDER[0]: 4, OLDER[1]: odd}) == [
+        ("Create", pool.revision, 5),
+        ("Delete", OLDER[1], 0),
+    ]
+    assert asked(pool, {OLDER[0]: 4, pool.revision: odd}) == [("Update", pool.revision, 5)]
+
+
+def test_what_engines_run_is_kept_whatever_its_number():
+    pool = a_pool()
+    pods = [a_pod(pool, pool.engines[0], revision=OLDER[0])]
+    assert asked(pool, {OLDER[0]: 2**63 - 1, pool.revision: 5}, pods) == [("Update", OLDER[0], 1)]
+
+
+def test_after_the_last_number_all_are_numbered_anew():
+    pool = a_pool()
+    last = stored_revisions.MOST
+    found = asked(pool, {OLDER[0]: last - 1, OLDER[1]: last})
+    assert found == sorted(
+        [("Create", pool.revision, 3), ("Update", OLDER[0], 1), ("Update", OLDER[1], 2)]
+    )
+    assert asked(pool, {OLDER[0]: 1, OLDER[1]: 2, pool.revision: 3}) == []
+
+
+def test_what_is_known_by_name_alone_is_neither_written_nor_deleted():
+    """A namespace holds more of them than there is room for."""
+    pool = a_pool(rollout={"revisionHistoryLimit": 1})
+    found = seen({OLDER[0]: 1, OLDER[1]: 2, pool.revision: 3})
+    for key, child in found.items():
+        body = {"metadata": {**child.body["metadata"], "labels": {}}}
+        found[key] = replace(child, body=body, whole=False)
+    observed = Observed(children=found)
+    bodies = kinds.children(pool, weighed(pool, []), observed)
+    batch = actions.child_actions(pool, bodies, observed)
+    assert not [action for action in batch if action.kind == "ControllerRevision"]
+
+
+def test_what_engines_run_tuned_is_kept_by_the_label_that_says_so():
+    auto = {"autoTune": {"mem_fraction_static": {"min": 0.5, "max": 0.8}}}
+    plain = a_pool(restart=auto)
+    change = tuning.Tuning(
+        base=plain.base_revision,
+        start=0.7,
+        value=0.68,
+        changes=1,
+        reason="CUDAOutOfMemory",
+        engine=plain.engines[0].name,
+    )
+    tuned = resolve_pool(OWNER, guide_spec(restart=auto), tuned=change)
+    assert isinstance(tuned, Pool)
+    (body,) = stored_revisions.revisions(tuned, Observed())
+    label = names.LABEL_TUNED + tuned.revision
+    assert tuned.revision != tuned.base_revision
+    assert body["metadata"]["labels"][label] == ""
+
+    pods = [a_pod(tuned, each, revision=tuned.revision) for each in tuned.engines]
+    limits = {"revisionHistoryLimit": 1, "paused": True}
+    later = a_pool(restart=auto, seed=7, rollout=limits)
+    found = seen({tuned.base_revision: 1, OLDER[0]: 2, later.revision: 3})
+    name = names.revision_name(OWNER.name, tuned.base_revision)
+    found["ControllerRevision", name].body["metadata"]["labels"][label] = ""
+    observed = Observed(children=found, pods=tuple(pods))
+    bodies = kinds.children(later, weighed(later, pods), observed)
+    batch = actions.child_actions(later, bodies, observed)
+    assert not [action for action in batch if action.kind == "ControllerRevision"]
+
+
 @pytest.mark.parametrize("value", [-1, 101])
 def test_a_limit_has_bounds(value):
     (problem,) = refused(rollout={"revisionHistoryLimit": value}).errors
@@ -119,7 +201,10 @@ def test_what_is_stored_is_what_reaches_pods():
     assert not {"replicas", "rollout", "device_mapping", "image"} & part.keys()
 
 
-@pytest.mark.parametrize("data", [{}, {"spec": "x"}, {"spec": "[]"}, {"spec": None}, {"spec": 7}])
+@pytest.mark.parametrize(
+    "data",
+    [{}, {"spec": "x"}, {"spec": "[]"}, {"spec": None}, {"spec": 7}, {"spec": "[" * 100_000}],
+)
 def test_data_of_anybody_else_is_none(data):
     assert stored_revisions.part(data) is None
 

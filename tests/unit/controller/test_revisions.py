@@ -20,6 +20,11 @@ def reasons(api: fake_api.Api) -> list[str]:
     return [warning["reason"] for warning in told]
 
 
+def warning(api: fake_api.Api) -> str:
+    told = api.pool(*KEY)["status"].get("warnings", ())
+    return "".join(w["message"] for w in told if w["reason"] == "RevisionHistoryNotKept")
+
+
 def test_each_revision_is_stored_and_one_that_comes_back_is_the_latest():
     async def story() -> None:
         api = fake_api.Api()
@@ -67,7 +72,52 @@ def test_one_that_may_read_them_and_not_make_them_serves_on_and_says_so():
         )
         async with fake_api.operator(api):
             api.make(*KEY)
-            await api.until(lambda: len(api.pods("rl")) == 1)
-            await api.until(lambda: api.reason(*KEY) == "ChildRefused")
+            await api.until(lambda: "RevisionHistoryNotKept" in reasons(api))
+            await api.until(lambda: api.reason(*KEY) == "PoolReady")
+            assert "controllerrevisions is forbidden" in warning(api)
+            api.fails = lambda method, path: None
+            await api.until(lambda: numbers(api) == [1])
+            await api.until(lambda: not reasons(api))
+
+    asyncio.run(story())
+
+
+def test_a_strangers_object_under_the_name_is_a_warning_and_its_removal_is_enough():
+    async def story() -> None:
+        api = fake_api.Api()
+        async with fake_api.operator(api):
+            api.make(*KEY)
+            await api.until(lambda: api.reason(*KEY) == "PoolReady" and numbers(api) == [1])
+            (path,) = [path for path in api.objects if path.startswith(PATH)]
+            name = path.removeprefix(PATH)
+            api._delete(path, {})
+            api.add(path, {"metadata": {"name": name, "namespace": "rl"}, "revision": 1})
+            await api.until(
+                lambda: f"kubectl delete -n rl controllerrevision/{name}" in warning(api)
+            )
+            told = api.pool(*KEY)["status"]["conditions"]
+            assert [c["reason"] for c in told if c["type"] == "Ready"] == ["PoolReady"]
+            assert not [c for c in told if c["type"] == "Stalled" and c["status"] == "True"]
+            # What is no longer wanted is in nobody's way.
+            api.change(*KEY, {**guide_spec(device_mapping="[0, 1]"), "seed": 7})
+            await api.until(lambda: not warning(api))
+
+    asyncio.run(story())
+
+
+def test_a_number_beyond_all_is_nobodys_and_is_not_counted_on():
+    async def story() -> None:
+        api = fake_api.Api()
+        async with fake_api.operator(api):
+            api.make(*KEY)
+            await api.until(lambda: api.reason(*KEY) == "PoolReady" and numbers(api) == [1])
+            (body,) = [body for path, body in api.objects.items() if path.startswith(PATH)]
+            name = names.revision_name("pool", "0123456789")
+            meta = {**body["metadata"], "name": name}
+            meta = {key: meta[key] for key in ("name", "namespace", "labels", "ownerReferences")}
+            api.add(PATH + name, {"metadata": meta, "data": {"spec": "{}"}, "revision": 2**63 - 1})
+            api.change(*KEY, {**guide_spec(device_mapping="[0, 1]"), "seed": 7})
+            await api.until(lambda: numbers(api) == [1, 2])
+            await api.until(lambda: api.reason(*KEY) == "PoolReady")
 
     asyncio.run(story())

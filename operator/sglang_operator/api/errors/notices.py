@@ -81,9 +81,8 @@ ADDRESS_FAMILY = _warning(
 )
 HISTORY_NOT_KEPT = _warning(
     "RevisionHistoryNotKept",
-    "the operator may not read {plural}, so earlier revisions are not stored and kubectl sglang "
-    "rollout undo has nothing to go back to; apply the roles of this version of the operator, or "
-    "set rollout.revisionHistoryLimit: 0",
+    "{why}, so revisions are not stored as they should be, and kubectl sglang rollout undo may "
+    "have nothing to go back to; {advice}, or set rollout.revisionHistoryLimit: 0",
     POLICY,
 )
 VERSION_MISMATCH = _warning(
