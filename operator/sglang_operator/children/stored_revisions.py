@@ -13,7 +13,7 @@ import json
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from sglang_operator.api import names
+from sglang_operator.api import names, shape
 from sglang_operator.children import metadata
 from sglang_operator.observed.model import Observed, ObservedChild
 from sglang_operator.pool import revision
@@ -91,7 +91,7 @@ def part(data: Mapping[str, Any]) -> dict[str, Any] | None:
         found = json.loads(data[SPEC])
     except (KeyError, TypeError, ValueError, RecursionError):
         return None
-    return found if isinstance(found, dict) else None
+    return found if isinstance(found, dict) and shape.excess(found) is None else None
 
 
 def _body(owner: Owner, name: str, digest: str, number: int, **more: Any) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import click
 
 from sglang_operator.api import conditions
-from sglang_operator.cli import rollout_history, texts
+from sglang_operator.cli import rollout_history, rollout_undo, texts
 from sglang_operator.cli.cluster import look
 from sglang_operator.cli.cluster.kubectl import Cluster
 from sglang_operator.cli.options import NOT_SO, OK, complete_pool, ends, where
@@ -113,22 +113,37 @@ def _patch(cluster: Cluster, pool: PoolView, spec: dict[str, object]) -> None:
     type=click.IntRange(1),
     help="With undo: the number of the revision, by history.",
 )
+@click.option("--dry-run", is_flag=True, help="With undo: say what would change, write nothing.")
+@click.option(
+    "--force",
+    is_flag=True,
+    help="With undo --to-revision: also one whose content is not what its name says.",
+)
 @where
 @ends
-def command(cluster: Cluster, action: str, pool: str, to_revision: int | None) -> int:
+def command(
+    cluster: Cluster,
+    action: str,
+    pool: str,
+    to_revision: int | None,
+    dry_run: bool,
+    force: bool,
+) -> int:
     """Look at or steer how the engines of a pool take on a changed spec.
 
     status: how many engines run the present revision. history: the revisions that are stored,
     and those that run. pause, resume: write spec.rollout.paused. restart: replace all engines,
     within rollout.maxUnavailable, by an annotation in spec.podTemplate. undo: write the part of
-    the spec back that engines had by the revision before, or by --to-revision; device_mapping,
-    replicas, and whatever else restarts no engine, stay.
+    the spec back that engines had by the revision before, or by --to-revision, and say before what
+    changes; device_mapping, replicas, and whatever else restarts no engine, stay.
 
     Exit codes: 0 done, and for status that all engines are on the present revision and Ready;
     1 they are not yet; 2 errors.
     """
-    if to_revision is not None and action != "undo":
-        raise click.UsageError(texts.TO_REVISION_OF_UNDO)
+    if action != "undo" and (to_revision is not None or dry_run or force):
+        raise click.UsageError(texts.OF_UNDO)
+    if force and to_revision is None:
+        raise click.UsageError(texts.FORCE_OF_ONE)
     seen = look.look(cluster, [pool], nodes=False).pools[0]
     if action == "status":
         for line in status(seen):
@@ -136,10 +151,12 @@ def command(cluster: Cluster, action: str, pool: str, to_revision: int | None) -
         return OK if complete(seen) else NOT_SO
     if action in ("history", "undo"):
         known = rollout_history.stored(cluster, seen)
+        lines = rollout_history.history(seen, known)
         if action == "undo":
-            click.echo(rollout_history.undo(cluster, seen, known, to_revision))
-            return OK
-        for line in rollout_history.history(seen, known):
+            lines = rollout_undo.undo(
+                cluster, seen, known, to_revision, force=force, dry_run=dry_run
+            )
+        for line in lines:
             click.echo(line)
     elif action == "restart":
         click.echo(restart(cluster, seen, time.time()))

@@ -1,6 +1,9 @@
-"""``rollout history`` and ``undo``: the pool's ControllerRevisions, and going back to one."""
+"""``rollout history``: the pool's ControllerRevisions, and what runs.
 
-import json
+Who may write ControllerRevisions writes what he likes into one: one that is none of the operator's
+is left out, and costs no other.
+"""
+
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -9,38 +12,36 @@ from typing import Any
 
 import msgspec
 
-from sglang_operator.api import names
+from sglang_operator.api import bounds, names
 from sglang_operator.api import texts as operator_texts
 from sglang_operator.children import kinds, stored_revisions
 from sglang_operator.cli import texts
 from sglang_operator.cli.cluster.kubectl import Cluster, ClusterError, Why
-from sglang_operator.kube import paths
+from sglang_operator.kube import paths, salvage
 from sglang_operator.observed import groups
-from sglang_operator.pool import revision
-from sglang_operator.pool.resolve import Owner, Pool, Refused, resolve_pool
+from sglang_operator.pool.resolve import Pool
 from sglang_operator.view.cluster_view import PoolView
 
 _COMMAND = "kubectl get controllerrevisions"
+_MOST_NAMED = 8
 
 
 class _Owner(msgspec.Struct, frozen=True):
     uid: str = ""
+    kind: str = ""
+    controller: bool = False
 
 
 class _Meta(msgspec.Struct, frozen=True, rename="camel"):
     name: str = ""
     creation_timestamp: str = ""
     owner_references: list[_Owner] = []
+    labels: dict[str, str] = {}
 
 
 class _Object(msgspec.Struct, frozen=True):
-    metadata: _Meta = _Meta()
     revision: int = 0
     data: dict[str, Any] = {}
-
-
-class _List(msgspec.Struct, frozen=True):
-    items: list[_Object] = []
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,28 +52,75 @@ class Stored:
     revision: str
     created: str  # as the API server tells it
     part: Mapping[str, Any]  # of the spec
+    runs_as: frozenset[str]  # the revisions that pods made of it have: its own, and those tuned
 
 
-def stored(cluster: Cluster, pool: PoolView) -> list[Stored]:
-    """The stored revisions of the pool, the latest first.  Raises :class:`ClusterError`."""
+@dataclass(frozen=True, kw_only=True)
+class Known:
+    """What is stored of a pool."""
+
+    stored: list[Stored]  # the latest first
+    left_out: list[str]  # names of those that are the pool's, and cannot be read
+
+
+def stored(cluster: Cluster, pool: PoolView) -> Known:
+    """The stored revisions of the pool.  Raises :class:`ClusterError`."""
     path = paths.children(kinds.REVISION.kind, pool.namespace)
     answer = cluster.get(path, labelSelector=names.pods_text(pool.name))
+    found, left_out = [], []
     try:
-        listed = msgspec.json.decode(answer, type=_List).items
-    except msgspec.MsgspecError as error:
+        items = salvage.member(answer, b"items") or b"[]"
+        pieces = [items[i:j] for i, j in salvage.elements(items, 0)] if items != b"null" else []
+    except ValueError as error:
         raise ClusterError(_COMMAND, str(error), Why.OTHER) from error
-    found = []
-    for item in listed:
-        digest = names.revision_of(item.metadata.name, pool.name)
-        mine = any(o.uid == pool.record.metadata.uid for o in item.metadata.owner_references)
-        part = stored_revisions.part(item.data)
-        if digest and mine and part is not None:
-            created = item.metadata.creation_timestamp
-            found.append(Stored(number=item.revision, revision=digest, created=created, part=part))
-    return sorted(found, key=lambda one: -one.number)
+    for piece in pieces:
+        meta = _meta(piece)
+        if meta is None or not _is_pools(meta, pool):
+            continue
+        one = _one(meta, piece, pool.name)
+        if one is None:
+            left_out.append(bounds.printable(meta.name))
+        else:
+            found.append(one)
+    return Known(stored=sorted(found, key=lambda one: -one.number), left_out=sorted(left_out))
 
 
-def history(pool: PoolView, known: list[Stored]) -> Iterator[str]:
+def _meta(piece: bytes) -> _Meta | None:
+    """Who it is; None where even that cannot be read: no API server writes such metadata."""
+    try:
+        return msgspec.json.decode(salvage.member(piece, b"metadata") or b"{}", type=_Meta)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return None
+
+
+def _is_pools(meta: _Meta, pool: PoolView) -> bool:
+    """Whether it is named and owned as the operator's are."""
+    uid = pool.record.metadata.uid
+    return bool(names.revision_of(meta.name, pool.name)) and any(
+        owner.controller and owner.kind == names.KIND and owner.uid == uid
+        for owner in meta.owner_references
+    )
+
+
+def _one(meta: _Meta, piece: bytes, pool: str) -> Stored | None:
+    """What it stores; None if that is nothing that the operator writes."""
+    try:
+        read = msgspec.json.decode(piece, type=_Object)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return None
+    part = stored_revisions.part(read.data)
+    if part is None or not 0 < read.revision <= stored_revisions.MOST:
+        return None
+    return Stored(
+        number=read.revision,
+        revision=names.revision_of(meta.name, pool),
+        created=bounds.printable(meta.creation_timestamp),
+        part=part,
+        runs_as=frozenset(stored_revisions.revisions_of(meta.name, pool, meta.labels)),
+    )
+
+
+def history(pool: PoolView, known: Known) -> Iterator[str]:
     """The stored revisions and those that run, the latest first."""
     counts: Counter[str] = Counter()
     since: dict[str, float] = {}
@@ -81,9 +129,13 @@ def history(pool: PoolView, known: list[Stored]) -> Iterator[str]:
             continue
         counts[group.revision] += 1
         since[group.revision] = min(group.created, since.get(group.revision, group.created))
-    wanted = _present(pool)
-    told = [(str(one.number), one.revision, one.created) for one in known]
-    others = counts.keys() - {one.revision for one in known}
+    wanted = present(pool)
+    told = []
+    for one in known.stored:
+        told.append((str(one.number), one.revision, one.created))
+        # Engines that run tuned are made of this too.
+        counts[one.revision] = sum(counts[each] for each in one.runs_as)
+    others = counts.keys() - {each for one in known.stored for each in one.runs_as}
     for found in sorted(others, key=lambda each: -since[each]):
         begun = datetime.fromtimestamp(since[found], UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         told.append(("-", found, begun))
@@ -93,66 +145,19 @@ def history(pool: PoolView, known: list[Stored]) -> Iterator[str]:
         yield texts.HISTORY_LINE.format(
             number=number, revision=found, engines=engines, since=begun, mark=mark
         )
-    yield texts.HISTORY_NOTE if known else texts.HISTORY_EMPTY
+    yield from left_out(pool, known)
+    yield texts.HISTORY_NOTE if known.stored else texts.HISTORY_EMPTY
 
 
-def undo(cluster: Cluster, pool: PoolView, known: list[Stored], number: int | None) -> str:
-    """Write the spec of a stored revision back, if the pool is still as it was read.
-
-    Raises :class:`ClusterError`, also where there is nothing to go back to, or what would come of
-    it is refused.
-    """
-    target = _target(pool, known, number)
-    raw = dict(pool.record.spec)
-    changed = revision.with_part(raw, target.part)
-    named = {"name": pool.name, "namespace": pool.namespace, "number": target.number}
-    if changed == raw:
-        return texts.UNDO_NOTHING.format(**named, revision=target.revision)
-    owner = Owner(
-        name=pool.name,
-        namespace=pool.namespace,
-        uid=names.Uid(pool.record.metadata.uid),
-        generation=pool.record.metadata.generation,
-    )
-    resolved = resolve_pool(owner, changed)
-    if isinstance(resolved, Refused):
-        why = "; ".join(map(str, resolved.errors))
-        raise ClusterError(_undo(pool), texts.UNDO_REFUSED.format(**named, why=why), Why.OTHER)
-    patch = [
-        {
-            "op": "test",
-            "path": "/metadata/resourceVersion",
-            "value": pool.record.metadata.resource_version,
-        },
-        {"op": "replace", "path": "/spec", "value": changed},
-    ]
-    where = ("--namespace", pool.namespace, "--type=json", "--patch", json.dumps(patch))
-    cluster.run("patch", "sgi", pool.name, *where)
-    done = texts.UNDO_DONE.format(**named, revision=target.revision)
-    if resolved.base_revision != target.revision:
-        done += texts.UNDO_OTHER.format(revision=resolved.base_revision)
-    return done + (texts.UNDO_PAUSED if resolved.spec.rollout.paused else "")
+def left_out(pool: PoolView, known: Known) -> Iterator[str]:
+    """That some are left out."""
+    if known.left_out:
+        shown = known.left_out[:_MOST_NAMED]
+        more = len(known.left_out) - len(shown)
+        called = ", ".join(shown) + (f" and {more} more" if more else "")
+        yield texts.HISTORY_LEFT_OUT.format(names=called, name=shown[0], namespace=pool.namespace)
 
 
-def _target(pool: PoolView, known: list[Stored], number: int | None) -> Stored:
-    if number is not None:
-        found = next((one for one in known if one.number == number), None)
-        missing = texts.UNDO_NO_SUCH.format(
-            number=number, known=", ".join(str(one.number) for one in known) or "none"
-        )
-    else:
-        wanted = _present(pool)
-        found = next((one for one in known if one.revision != wanted), None)
-        missing = texts.UNDO_NO_EARLIER
-    if found is None:
-        raise ClusterError(_undo(pool), missing, Why.NOT_FOUND)
-    return found
-
-
-def _present(pool: PoolView) -> str:
-    """The revision of the spec as it is written."""
+def present(pool: PoolView) -> str:
+    """The revision of the spec as it is written; "" of one that is refused."""
     return pool.resolved.base_revision if isinstance(pool.resolved, Pool) else ""
-
-
-def _undo(pool: PoolView) -> str:
-    return f"kubectl sglang rollout undo {pool.name}"

@@ -77,15 +77,35 @@ HISTORY_EMPTY = (
 )
 UNDO_NO_SUCH = "no revision {number} is stored; there are {known}"
 UNDO_NO_EARLIER = "no other revision is stored: there is nothing to go back to"
-UNDO_NOTHING = "the spec of {namespace}/{name} is that of revision {number} ({revision}) already"
+UNDO_NOTHING = (
+    "the spec of {namespace}/{name} is that of revision {number} ({revision}) already: engines are "
+    "what they were by it"
+)
 UNDO_REFUSED = "with revision {number} the spec of {namespace}/{name} would be refused: {why}"
 UNDO_DONE = (
     "{namespace}/{name} goes back to revision {number} ({revision}); a pool that Git owns needs it "
     "there too"
 )
-UNDO_OTHER = "; with what else its spec says, or by this version's rules, that is {revision}"
+UNDO_FORCED = "; by this version's rules, and with what else its spec says, that is {revision}"
+UNDO_CHANGES = "revision {number} ({revision}) changes of the spec of {namespace}/{name}:"
+UNDO_CHANGE = "  {field}: {was} -> {now}"
+UNDO_NOT_SET = "(not set)"
+UNDO_GATE = "  the weights gate is {was} now, and would be {now}: see that clients may be served so"
+UNDO_DRY_RUN = "nothing was written to {namespace}/{name} (--dry-run)"
+UNDO_OTHER_HASH = (
+    "revision {number} is stored as {revision}, and what is stored makes {found}: somebody else "
+    "wrote it, or an operator of another version, or the device_mapping has changed how engines "
+    "span nodes. Nothing was written; if the changes above are what is wanted (kubectl get "
+    "controllerrevision {object} -n {namespace} -o yaml has all of it), repeat with --to-revision "
+    "{number} --force"
+)
 UNDO_PAUSED = "; rollout.paused keeps the engines until it is resumed"
-TO_REVISION_OF_UNDO = "--to-revision belongs to undo"
+HISTORY_LEFT_OUT = (
+    "left out, as they are nothing that the operator writes: {names} (kubectl get "
+    "controllerrevision {name} -n {namespace} -o yaml)"
+)
+OF_UNDO = "--to-revision, --force and --dry-run belong to undo"
+FORCE_OF_ONE = "--force needs --to-revision: which revision is meant has to be said"
 ROLLOUT_NOW_PAUSED = "rollout of {namespace}/{name} paused: changes wait, failures are still mended"
 ROLLOUT_RESUMED = "rollout of {namespace}/{name} goes on"
 ROLLOUT_RESTARTED = (

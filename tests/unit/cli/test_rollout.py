@@ -60,11 +60,3 @@ def test_a_rollout_that_takes_too_long_says_what_the_operator_told():
     }
     world.pools[0]["status"]["conditions"].append(said)
     assert said["message"] in list(rollout.status(_pool(cluster(world))))
-
-
-def test_a_number_of_a_revision_is_for_undo_alone():
-    from click.testing import CliRunner
-
-    ran = CliRunner().invoke(rollout.command, ["status", "actor-infer", "--to-revision", "2"])
-    assert ran.exit_code == 2
-    assert "--to-revision belongs to undo" in ran.output
