@@ -2,7 +2,7 @@
 
 import ast
 import functools
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,14 +16,20 @@ OWNERS = ("api", "cli", "client", "memory", "view")
 
 def _named(owner: str) -> set[str]:
     tree = ast.parse((PACKAGE / owner / "texts.py").read_text())
-    assigned = {
-        target.id
-        for node in tree.body
-        if isinstance(node, ast.Assign)
-        for target in node.targets
-        if isinstance(target, ast.Name)
-    }
-    return assigned | {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+    return {*_assigned(tree), *(n.name for n in tree.body if isinstance(n, ast.FunctionDef))}
+
+
+def _assigned(tree: ast.Module) -> Iterator[str]:
+    for node in tree.body:
+        for target in node.targets if isinstance(node, ast.Assign) else ():
+            if isinstance(target, ast.Name):
+                yield target.id
+
+
+@pytest.mark.parametrize("owner", OWNERS)
+def test_no_text_takes_the_place_of_another_of_its_name(owner):
+    found = Counter(_assigned(ast.parse((PACKAGE / owner / "texts.py").read_text())))
+    assert not [name for name, times in found.items() if times > 1]
 
 
 def _aliases(tree: ast.Module, owner: str) -> set[str]:
