@@ -29,7 +29,7 @@ from sglang_operator.observed.engines import EngineStatus
 from sglang_operator.observed.groups import Group
 from sglang_operator.observed.health import Health
 from sglang_operator.observed.model import Observed, ObservedPod
-from sglang_operator.plan import footing, seating, startup
+from sglang_operator.plan import footing, seating, startup, turns
 from sglang_operator.plan.decision import CreateEngine, HungPod, LostPod, Plan, RemovePod
 from sglang_operator.plan.rollout_state import Waiting
 from sglang_operator.plan.startup import CanaryStart, FailureStreak, StartupState
@@ -144,12 +144,31 @@ class Planner:
         A lower attempt is not always older: an operator that sees an old world may give it again.
         """
         far = footing.distance(group, self.health(group))
-        said = self.observed.said
         outdated = not self.pool.accepts(group.revision)
-        covered = said is not None and group.instance in said.instances
-        return far, group.dying, outdated, not covered, group.created, group.attempt
+        return far, group.dying, outdated, *self.seniority(group)
 
     # --- what rules ask
+
+    @cached_property
+    def leaves_alone(self) -> bool:
+        """Whether engines are left beside each other as they are (``turns.leaves_alone``)."""
+        return turns.leaves_alone(self.pool, self.observed)
+
+    @cached_property
+    def in_turn(self) -> bool:
+        """Whether a trainer is at work on the engines, or has let them sleep."""
+        return turns.trainers_turn(self.pool, self.observed) is not None
+
+    def seniority(self, group: Group) -> tuple[bool, float, int]:
+        """The one that the last commit covers comes first, then the oldest: no probe changes it."""
+        said = self.observed.said
+        covered = said is not None and group.instance in said.instances
+        return not covered, group.created, group.attempt
+
+    def lives(self, group: Group) -> bool:
+        """Whether its engine runs and has answered, though it may miss a probe now."""
+        state = self.health(group)
+        return state is _UP or (state is not _LOST and group.answered)
 
     @property
     def several(self) -> bool:

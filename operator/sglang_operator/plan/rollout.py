@@ -91,7 +91,7 @@ class _Change:
         self.reshaped = {name for name, old in state.outdated.items() if not self._fits_in(old)}
         turn = 1 if state.lowest_first else -1
         self.turns = {engine.name: turn * engine.rank for engine in state.wanted}
-        self.spared = state.held is not None or state.failing or state.doubted
+        self.spared = bool(state.held or state.paused or state.failing or state.doubted)
         needed = {device for engine in state.wanted for device in engine.devices}
         self.aside = {n for n, old in state.obsolete.items() if needed.isdisjoint(old.devices)}
         self.holder = {

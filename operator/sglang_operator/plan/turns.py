@@ -1,4 +1,4 @@
-"""When running engines are left alone for the trainer's sake.  Pure.
+"""When running engines are left alone: for the trainer's sake, or because somebody said so.  Pure.
 
 A sync writes to all engines at once, often by a collective operation that hangs if one goes, and
 what it writes counts only for the engines that it began with.  While the engines sleep, their
@@ -20,6 +20,21 @@ def held(pool: Pool, observed: Observed) -> Waits | None:
     """What a voluntary change of running engines has to wait for; None: it may go on."""
     if observed.refused_revision == pool.revision:
         return Waits.FOR_ADMISSION
+    return trainers_turn(pool, observed)
+
+
+def leaves_alone(pool: Pool, observed: Observed) -> bool:
+    """Whether no engine that runs goes for another of its name, and none begins beside one.
+
+    Whatever was edited meanwhile, and whichever of them misses a probe: the trainer writes to the
+    one that the registry tells of, or has its memory, and who paused wants to see both.  What has
+    ended, or is lost, is no decision of ours.
+    """
+    return pool.spec.rollout.paused or trainers_turn(pool, observed) is not None
+
+
+def trainers_turn(pool: Pool, observed: Observed) -> Waits | None:
+    """What the trainer has the engines for; None: it does not have them."""
     lease = _lease(pool, observed)
     if lease is None:
         return None

@@ -279,6 +279,15 @@ class World:
         reached = [p for p in self.pods if p.ready and not p.node_rank and p.uid not in left]
         return len({pod.engine for pod in reached})
 
+    def running(self, among: Iterable[str]) -> list[str]:
+        """Of these pods those of wanted engines that have answered, and run on."""
+        wanted = {engine.name for engine in self.pool.running}
+        pods = [p for p in self.pods if p.engine in wanted and self.is_whole(p)]
+        down = {(p.engine, p.attempt) for p in pods if p.ended or not p.engine_runs}
+        runs = (p for p in pods if p.answered and (p.engine, p.attempt) not in down)
+        found = set(among)
+        return [p.name for p in runs if p.uid in found]
+
     def groups(self, without: Iterable[str] = (), new: Iterable[object] = ()) -> int:
         """Engines that run or are to, each as often as it does, but for those of these pods."""
         left = set(without)

@@ -69,6 +69,8 @@ def _keeps_its_promises(world: World, made: Plan) -> None:
     assert after >= min(before, active - pool.max_unavailable), "more away than maxUnavailable"
     if world.phase in ("Syncing", "Sleeping"):
         assert after == before, "an engine goes that the trainer has"
+    if world.phase in ("Syncing", "Sleeping") or pool.spec.rollout.paused:
+        assert not world.running(gone), "one that runs goes in the trainer's turn, or in a pause"
     most = max(world.groups(), active + pool.max_surge)
     new = {(create.engine.name, create.attempt) for create in made.creates}
     assert world.groups(gone, new) <= most, "more than maxSurge"

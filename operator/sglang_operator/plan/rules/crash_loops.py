@@ -20,6 +20,8 @@ def take_over_crash_loops(planner: Planner) -> None:
             continue
         if pod.uid in planner.observed.stays:
             continue
+        if group is found.beside and planner.leaves_alone:
+            continue  # nothing begins beside an engine now
         told = causes.of_termination(pod, pod.last_termination, planner.about)
         streak = startup.streak_in_place(pod, told)
         if streak is None or not planner.pool.accepts(pod.revision):

@@ -1,17 +1,13 @@
 """Rule: at rest an engine has one pod.  Pure.
 
 While a revision is rolled out with ``maxSurge``, one of it comes up beside one that serves, and
-takes its place once it serves itself.  Not in the trainer's turn: what it writes to, or has let
-sleep, is the engine that the registry tells of.
+takes its place once it serves itself.  Not while engines are left alone (``turns.leaves_alone``):
+then the one that was there first is the engine, as the registry tells of it, and both stay.
 """
 
 from sglang_operator.api.names import EngineName
 from sglang_operator.observed.groups import Group
-from sglang_operator.plan import turns
 from sglang_operator.plan.planner import EngineGroups, Planner
-from sglang_operator.plan.rollout_state import Waits
-
-_TRAINERS = (Waits.FOR_SYNC, Waits.FOR_WAKE)
 
 
 def remove_extra_pods(planner: Planner) -> None:
@@ -19,11 +15,14 @@ def remove_extra_pods(planner: Planner) -> None:
     for name, found in planner.engines.items():
         if len(found.live) < 2:
             continue
-        if planner.pool.max_surge and name in planner.wanted:
-            found.beside = _beside(planner, name, found)
+        alone = _left_alone(planner, name, found)
+        if alone:
+            found.live.sort(key=lambda group: _first_that_lives(planner, group))
+        if alone or (planner.pool.max_surge and name in planner.wanted):
+            found.beside = _beside(planner, name, found, alone=alone)
         kept, accepts = found.live[0], planner.pool.accepts
         for extra in found.live[1:]:
-            if extra is found.beside:
+            if extra is found.beside or (alone and _stays(planner, kept, extra)):
                 continue
             surged = planner.pool.max_surge and accepts(kept.revision)
             replaced = bool(surged) and not accepts(extra.revision)
@@ -34,19 +33,33 @@ def remove_extra_pods(planner: Planner) -> None:
         del found.live[1:]
 
 
-def _beside(planner: Planner, name: EngineName, found: EngineGroups) -> Group | None:
-    """The one that may stay beside the engine that is kept; in the trainer's turn that is the old
-    one, whichever serves."""
-    rollout, accepts = planner.pool.spec.rollout, planner.pool.accepts
-    if planner.wanted[name].rank < rollout.partition:
+def _left_alone(planner: Planner, name: EngineName, found: EngineGroups) -> bool:
+    """A pause is of what a rollout does: of one revision there is one pod all the same."""
+    if not planner.leaves_alone or name not in planner.wanted:
+        return False
+    return planner.in_turn or len({group.revision for group in found.live}) > 1
+
+
+def _first_that_lives(planner: Planner, group: Group) -> tuple[bool, bool, bool, float, int]:
+    """A probe that is missed makes no other the engine: only its end does."""
+    lives = planner.lives(group)
+    outdated = not (lives or planner.pool.accepts(group.revision))
+    return not lives, group.dying, outdated, *planner.seniority(group)
+
+
+def _stays(planner: Planner, kept: Group, extra: Group) -> bool:
+    """Whether it runs, or is on its way for a rollout, whatever is wanted since."""
+    comes = extra.attempt > kept.attempt and extra.revision != kept.revision
+    return comes or planner.lives(extra)
+
+
+def _beside(
+    planner: Planner, name: EngineName, found: EngineGroups, *, alone: bool
+) -> Group | None:
+    """The one of the present revision that may stay beside the older one that is kept."""
+    accepts = planner.pool.accepts
+    if not alone and planner.wanted[name].rank < planner.pool.spec.rollout.partition:
         return None
-    old = next((group for group in found.live if not accepts(group.revision)), None)
-    new = next((group for group in found.live if accepts(group.revision)), None)
-    if old is None or new is None:
+    if accepts(found.live[0].revision):
         return None
-    if found.live[0] is new and planner.is_up(old):
-        if not (rollout.paused or turns.held(planner.pool, planner.observed) in _TRAINERS):
-            return None
-        found.live.remove(old)
-        found.live.insert(0, old)
-    return new if found.live[0] is old else None
+    return next((group for group in found.live if accepts(group.revision)), None)

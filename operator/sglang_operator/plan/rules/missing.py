@@ -38,6 +38,8 @@ def create_missing_engines(planner: Planner) -> None:
             planner.podless[engine.name] = EngineState.BACKOFF
         elif _waits(planner, last, streak := planner.streak(last)):
             planner.podless[engine.name] = EngineState.BACKOFF
+        elif beside and found.live and planner.leaves_alone:
+            planner.podless[engine.name] = EngineState.WAITING
         else:
             failures = restart.failures(last, planner.policy) if last else 0
             if last is None and (waited := _waited_in_vain(planner, found)) is not None:
