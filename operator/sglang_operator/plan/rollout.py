@@ -56,6 +56,7 @@ def going(state: RolloutState) -> Going:
                 change.replace_outdated()
         elif state.held is None:
             change.try_in_place()
+            change.make_room_to_try()
         if state.doubted:
             change.keep_but_one()
     return Going(
@@ -207,10 +208,7 @@ class _Change:
         state = self.state
         if self.gone:
             return  # see first what that brings
-        most = self.need.gpus - 1  # the scheduler says that no node has enough
-        at_most = {node: min(count, most) for node, count in state.free.items()}
-        need = places.Need(gpus=self.need.gpus, pods=state.short)
-        found = places.room(need, self._movable(), at_most)
+        found = self._for_stuck()
         if found is None and not state.free_known:
             self.clear()  # there may be more on nodes than was guessed
             found = self._cheapest() if not self.gone else None
@@ -218,7 +216,7 @@ class _Change:
             return  # no old engine stands where one would fit: it waits like any pod
         if self._affords(found):
             self._take(found)
-            self._make_more_room(at_most, found)
+            self._make_more_room(self._at_most(), found)
         elif not self._in_progress():
             self._say_no_room(state.stuck[0], found)
 
@@ -268,16 +266,27 @@ class _Change:
         """One that failed beside another finds no room to be tried again: it gets that of the one
         it replaces, if all serve.  Else nobody would ever know whether it starts."""
         state = self.state
-        if (
-            not state.cramped
-            or state.beside > state.cramped
-            or len(state.serving) < len(self.turns)
-        ):
+        others = state.beside > state.cramped or len(state.serving) < len(self.turns)
+        if not state.cramped or others:
             return
         self.cramped = True
         name = min(state.cramped & state.outdated.keys(), key=self._turn, default=None)
         if name is not None and self._affords({name}):
             self._take({name})
+
+    def make_room_to_try(self) -> None:
+        """Where those that failed find no place now, one gets that of an old one, if no other is
+        being tried."""
+        state = self.state
+        idle = {*self.come, *state.closed, *state.stuck, *state.missing, *state.outdated}
+        if self.gone or not state.stuck or any(e.name not in idle for e in state.wanted):
+            return
+        found = self._for_stuck() or (not state.free_known and self._cheapest())
+        left = sorted(state.outdated.keys() - self.reshaped, key=self._turn)
+        if self._affords(way := found or frozenset(left[:1])):
+            self._take(way)
+        else:
+            self._say_no_room(state.stuck[0], way)
 
     def replace_outdated(self) -> None:
         """Engines of an older revision: those that falter first, and in their order.
@@ -301,8 +310,7 @@ class _Change:
         """Of all that could make way no more goes than one new engine needs, and nothing while one
         can be made: what becomes of that one is to be seen first."""
         state = self.state
-        kept = {g for g in self.aside if g in self.gone}
-        could, self.gone = self.gone - kept, kept
+        could, self.gone = self.gone - self.aside, self.gone & self.aside
         free = (e for e in state.wanted if e.name in state.missing and not self._blockers(e))
         if next(free, None) is not None:
             return
@@ -438,10 +446,19 @@ class _Change:
             return found
         return places.room(self.need, movable, after.free) or found or frozenset()
 
+    def _for_stuck(self) -> Set[EngineName] | None:
+        """Whose places the first one that finds none may have; None: nobody's."""
+        need = places.Need(gpus=self.need.gpus, pods=self.state.short)
+        return places.room(need, self._movable(), self._at_most())
+
+    def _at_most(self) -> places.Free:
+        """What nodes may have: the scheduler says that none has enough."""
+        most = self.need.gpus - 1
+        return {node: min(count, most) for node, count in self.state.free.items()}
+
     def _cheapest(self) -> Set[EngineName] | None:
         """One old engine: nobody knows where another would find room."""
-        movable = self._movable()
-        ways = [frozenset({name}) for name in movable]
+        ways = [frozenset({name}) for name in self._movable()]
         return min(ways, key=lambda way: (self._cost(way), sorted(way)), default=None)
 
     def _nearest_room(self, rooms: places.Rooms | None) -> Set[EngineName]:
@@ -458,8 +475,7 @@ class _Change:
 
     def _movable(self, but: Set[EngineName] = frozenset()) -> Mapping[EngineName, Old]:
         """The old engines whose places are not kept for what replaces them."""
-        reshaped = {name: self.state.outdated[name] for name in self.reshaped}
-        every = {**reshaped, **self.state.obsolete}
+        every = {**{n: self.state.outdated[n] for n in self.reshaped}, **self.state.obsolete}
         return {name: every[name] for name in every.keys() - self.gone - but}
 
     def _rooms(self) -> places.Rooms | None:
