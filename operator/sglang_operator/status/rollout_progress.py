@@ -1,13 +1,15 @@
 """Whether a rollout gets on: what ``rollout.progressDeadlineSeconds`` goes by.  Pure.
 
 As a Deployment does it: a revision is on its way until all engines that are to run it were up at
-once, and gets on whenever one more of them is up than ever before.  While it is paused, or waits
-for the trainer's turn to end, no time passes.  What happens to engines after that is no rollout's
-any more.
+once, and gets on whenever one more of them is up than ever before.  One that is resumed has the
+whole time again.  While it waits for the trainer's turn to end no time passes, and what had passed
+before counts on after it: a trainer's next turn comes sooner than any deadline.  What
+happens to engines once all were up is no rollout's any more.
 
 The status is the memory: the revision, how many of its engines were up, and the stamp of the last
 time.  Between two passes of one operator that time is kept by the clock that nobody sets; one that
-begins believes the stamp, and only this once.
+begins believes the stamp, and only this once.  In a trainer's turn there is no stamp: it does not
+know what had passed, and gives the whole time.
 """
 
 from collections.abc import Mapping
@@ -22,8 +24,8 @@ from sglang_operator.pool.resolve import Pool
 from sglang_operator.status import failures
 from sglang_operator.weights import times
 
-# What ends without the operator, by the trainer or by who paused it.
-_OTHERS_TURN = frozenset({Waits.FOR_SYNC, Waits.FOR_WAKE, Waits.FOR_WEIGHTS, Waits.FOR_RESUME})
+# What ends without the operator, by the trainer.
+_TRAINERS_TURN = frozenset({Waits.FOR_SYNC, Waits.FOR_WAKE, Waits.FOR_WEIGHTS})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +35,7 @@ class Progress:
     revision: str  # of the spec as it is written: what autoTune tries is no rollout of its own
     up: int = 0  # the most of its engines that were up at once
     since: Moment | None = None  # when it last got on; None: no time passes
+    spent: float = 0.0  # seconds that had passed when time ceased to pass, until it does again
     complete: bool = False
     of: int = 0  # engines that are to run it
     overdue: bool = False  # it took longer than the spec allows
@@ -66,10 +69,21 @@ def advance(
     replaces = any(engine.outdated for engine in coming)
     if up == len(coming) or (before.complete and not replaces):
         return replace(now, complete=True)
-    if rollout.paused or (plan.waiting is not None and plan.waiting.what in _OTHERS_TURN):
+    if rollout.paused:
         return now
-    since = at if before.since is None or up > before.up else before.since
-    return replace(now, since=since, overdue=since.steady + limit <= at.steady)
+    spent = 0.0 if up > before.up else _spent(before, at)
+    overdue = spent >= limit
+    if plan.waiting is not None and plan.waiting.what in _TRAINERS_TURN:
+        return replace(now, spent=spent, overdue=overdue)
+    since = before.since
+    if since is None or up > before.up:
+        since = Moment(wall=at.wall - spent, steady=at.steady - spent)
+    return replace(now, since=since, overdue=overdue)
+
+
+def _spent(before: Progress, at: Moment) -> float:
+    """Seconds for which it has not got on, without those in which no time passed."""
+    return before.spent if before.since is None else at.steady - before.since.steady
 
 
 def due(pool: Pool, progress: Progress | None) -> float | None:

@@ -125,9 +125,46 @@ def test_no_time_passes_in_the_trainers_turn(phase):
     assert watch.see(pods, BEGIN).since
     assert watch.see(pods, later(10), children=lease).since is None
     assert not watch.see(pods, later(LIMIT), children=lease).overdue
-    # It begins anew when the trainer is done.
+    # What had passed before counts on when the trainer is done.
     assert not watch.see(pods, later(LIMIT + 10)).overdue
-    assert watch.see(pods, later(2 * LIMIT + 10)).overdue
+    assert rollout_progress.due(pool, watch.known) == BEGIN.steady + 2 * LIMIT
+    assert not watch.see(pods, later(2 * LIMIT - 1)).overdue
+    assert watch.see(pods, later(2 * LIMIT)).overdue
+
+
+@pytest.mark.parametrize("phase", ["Syncing", "Sleeping"])
+def test_a_trainer_that_comes_again_and_again_puts_no_deadline_off_for_ever(phase):
+    watch = Watch(pool := four("Auto"))
+    lease = a_lease(pool, phase=phase, holder="trainer")
+    pods = [*with_up(pool, 0)[1:], a_pod(pool, pool.engines[0], 1, containers_ready=False)]
+    for second in range(0, 2 * LIMIT - 20, 20):
+        turn = {"children": lease} if second // 20 % 2 else {}
+        assert not watch.see(pods, later(second), **turn).overdue, second
+    assert watch.see(pods, later(2 * LIMIT)).overdue
+    # Nor does its next turn take back what was told.
+    assert watch.see(pods, later(2 * LIMIT + 20), children=lease).overdue
+    assert watch.see(pods, later(2 * LIMIT + 40)).overdue
+
+
+def test_an_engine_that_comes_up_in_the_trainers_turn_gives_the_whole_time():
+    watch = Watch(pool := four())
+    lease = a_lease(pool, phase="Syncing", holder="trainer")
+    watch.see(with_up(pool, 1), BEGIN)
+    watch.see(with_up(pool, 1), later(LIMIT - 1), children=lease)
+    watch.see(with_up(pool, 2), later(LIMIT), children=lease)
+    assert not watch.see(with_up(pool, 2), later(2 * LIMIT - 1)).overdue
+    assert watch.see(with_up(pool, 2), later(3 * LIMIT - 1)).overdue
+
+
+def test_an_operator_that_begins_in_the_trainers_turn_gives_the_whole_time():
+    watch = Watch(pool := four())
+    lease = a_lease(pool, phase="Syncing", holder="trainer")
+    watch.see(with_up(pool, 1), BEGIN)
+    watch.see(with_up(pool, 1), later(LIMIT - 1), children=lease)
+    other = Watch(pool, watch.status)
+    other.see(with_up(pool, 1), later(LIMIT), children=lease)
+    assert not other.see(with_up(pool, 1), later(2 * LIMIT - 1)).overdue
+    assert other.see(with_up(pool, 1), later(3 * LIMIT - 1)).overdue
 
 
 def test_no_time_passes_while_it_waits_for_weights():
@@ -143,6 +180,8 @@ def test_no_time_passes_while_it_is_paused():
     watch.see(with_up(pool, 1), BEGIN)
     assert not watch.see(with_up(pool, 1), later(LIMIT), pool=four(paused=True)).overdue
     assert not watch.see(with_up(pool, 1), later(LIMIT + 10), pool=four()).overdue
+    # One that is resumed has the whole time, as a Deployment has.
+    assert rollout_progress.due(pool, watch.known) == BEGIN.steady + 2 * LIMIT + 10
 
 
 @pytest.mark.parametrize("changes", [{}, {"suspend": True}])
