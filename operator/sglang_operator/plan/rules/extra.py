@@ -40,7 +40,7 @@ def _left_alone(planner: Planner, name: EngineName, found: EngineGroups) -> bool
     return planner.in_turn or len({group.revision for group in found.live}) > 1
 
 
-def _first_that_lives(planner: Planner, group: Group) -> tuple[bool, bool, bool, float, int]:
+def _first_that_lives(planner: Planner, group: Group) -> tuple[bool, bool, bool, bool, float, int]:
     """A probe that is missed makes no other the engine: only its end does."""
     lives = planner.lives(group)
     outdated = not (lives or planner.pool.accepts(group.revision))
