@@ -68,6 +68,7 @@ COVERED_BY = {
     "client/cluster.py": "client/test_living.py",
     "client/colocated.py": "client/test_roll_colocated.py",
     "client/credentials.py": "client/test_redirects.py",
+    "client/entered.py": "client/test_ledger.py",
     "client/errors.py": "client/test_record.py",
     "client/following.py": "client/test_roll.py",
     "client/hold.py": "client/test_lease.py",
