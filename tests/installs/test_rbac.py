@@ -76,6 +76,10 @@ def live_through_everything(plane, pool):
     pool.wait(lambda: pool.status.get("syncedSummary") == "0/2", "the holder's end")
     pool.break_pod(min(pod["metadata"]["name"] for pod in pool.pods()))
     pool.wait_ready()
+    stored = lambda: pool.kubectl("get", "controllerrevisions", "-o", "name")  # noqa: E731
+    assert stored()
+    pool.patch({"rollout": {"revisionHistoryLimit": 0}})
+    pool.wait(lambda: not stored(), "no stored revision left")
 
 
 def _holds(pool, kind, name, spec):

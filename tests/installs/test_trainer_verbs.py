@@ -28,6 +28,8 @@ async def a_trainers_requests(kubeconfig: Path) -> None:
         async with asyncio.timeout(10):
             async for _ in cluster.watch(since=1):
                 break
+            async for _ in cluster.watch_lease(since=1, begins=lambda: None):
+                break
         await cluster.put_lease(await cluster.lease())
     finally:
         await cluster.close()
@@ -51,6 +53,7 @@ def test_the_role_is_enough_and_each_verb_of_it_is_needed(plane):
         ("configmaps", "watch"),
         ("leases", "get"),
         ("leases", "update"),
+        ("leases", "watch"),
     ]
     for verb in granted:
         plane.api.merge(ROLE_PATH, {"rules": without(shipped, verb)})
