@@ -468,12 +468,18 @@ HOSTILE = {
 }
 
 
-@pytest.mark.parametrize("message", HOSTILE.values(), ids=HOSTILE.keys())
-def test_what_an_engine_writes_at_its_end_costs_little_to_read(message):
-    """It is its user's text, and is read for every engine that ended."""
+def quickest(message: str) -> float:
+    """Seconds of CPU for the end of an engine that wrote this."""
     seconds = []
-    for number in range(3):
+    for number in range(5):
         begun = time.process_time()
         diagnosis.diagnose(f"{number} {message}", 1, "Error")
         seconds.append(time.process_time() - begun)
-    assert min(seconds) < 0.02
+    return min(seconds)
+
+
+@pytest.mark.parametrize("message", HOSTILE.values(), ids=HOSTILE.keys())
+def test_what_an_engine_writes_at_its_end_costs_little_to_read(message):
+    """It is its user's text, and is read for every engine that ended: as an ordinary log is."""
+    ordinary = quickest("INFO: 10.0.0.1:4242 - POST /generate HTTP/1.1 200 OK\n" * 80)
+    assert quickest(message) < 20 * ordinary
