@@ -8,8 +8,9 @@ have four of eight, or be several pods of one node.
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from sglang_operator.api import bounds, errors, names, syntax
@@ -18,9 +19,11 @@ from sglang_operator.api.problems import Problem, kind
 if TYPE_CHECKING:  # a trainer, which publishes them, reads no spec
     from sglang_operator.api.spec import GivenSlot
 
-# What a trainer may have on one node rank, and how long what it publishes of that may be.
+# What a trainer may have on one node rank, how long what it publishes of that may be (so many
+# UUIDs, and the longest names), and of how many node ranks it may say so.
 MOST_GPUS = 64
-MOST_WRITTEN = 16_384
+MOST_WRITTEN = 4096
+MOST_SLOTS = 1024
 # A part of a card (MIG-…) is none: memory of one cannot be handed over by CUDA IPC.
 _GPU = re.compile(r"GPU-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
 GPU_UUID = "GPU-, then 8-4-4-4-12 small hexadecimal digits, as nvidia-smi -L tells"
@@ -79,33 +82,59 @@ def by_hand(given: Sequence["GivenSlot"], where: str) -> Slots:
         slot = Slot(node_rank=each.node_rank, node=each.node, gpus=tuple(each.gpus))
         found.setdefault(each.node_rank, slot)
         problems += _problems_of(slot, f"{at}.node", f"{at}.gpus")
-    problems += _shared(found)
-    return Slots(slots=found, problems=tuple(problems))
+    return Slots(slots=found, problems=tuple(problems or _shared(found.values())))
 
 
 def published(data: Mapping[str, str], where: str) -> Slots:
-    """The slots that a trainer has published in a ConfigMap; ``where`` names that."""
-    found, problems = dict[int, Slot](), list[Problem]()
-    for key in sorted(data):
-        node_rank = names.slot_of(key)
-        if node_rank is None:
-            continue  # somebody else's words
-        at = f"{where}, {key}"
-        slot = _parsed(node_rank, data[key])
-        if isinstance(slot, Slot):
+    """The slots that a trainer has published in a ConfigMap; ``where`` names that.
+
+    Whoever may write there is not trusted, and it is read in each pass: no more is looked at than
+    the first that is wrong, and each slot is read once.
+    """
+    keys = {rank: key for key in data if (rank := names.slot_of(key)) is not None}
+    if len(keys) > MOST_SLOTS:
+        return Slots(problems=(_too_many(where, len(keys)),))
+    found = dict[int, Slot]()
+    for node_rank, key in sorted(keys.items()):
+        slot, problem = _read(node_rank, data[key], f"{where}, {key}")
+        if slot is not None:
             found[node_rank] = slot
-            problems += _problems_of(slot, at, at)
-        else:
-            problems.append(
-                errors.SLOTS(
-                    at,
-                    found=slot,
-                    expected='{"node": "…", "pod": "…", "uid": "…", "gpus": ["GPU-…"]}',
-                    advice="publish it by sglang_operator.client.slots",
-                )
-            )
-    problems += _shared(found)
-    return Slots(slots=found, problems=tuple(problems))
+        if problem is not None:
+            return Slots(slots=found, problems=(problem,))
+    return Slots(slots=found, problems=tuple(_shared(found.values())))
+
+
+def _too_many(where: str, count: int) -> Problem:
+    return errors.SLOTS(
+        where,
+        found=f"{count} slots",
+        expected=f"at most {MOST_SLOTS}, one for each of the trainer's nodes",
+        advice="remove those that are no node rank's of this trainer",
+    )
+
+
+def _read(node_rank: int, text: str, at: str) -> tuple[Slot | None, Problem | None]:
+    """The slot, where there is one, and the first that is wrong with it."""
+    if len(text) > MOST_WRITTEN:
+        return None, _unreadable(at, f"{len(text)} characters")
+    return _judged(node_rank, text, at)
+
+
+@lru_cache(maxsize=MOST_SLOTS)
+def _judged(node_rank: int, text: str, at: str) -> tuple[Slot | None, Problem | None]:
+    slot = _parsed(node_rank, text)
+    if isinstance(slot, Slot):
+        return slot, next(_problems_of(slot, at, at), None)
+    return None, _unreadable(at, slot)
+
+
+def _unreadable(at: str, found: str) -> Problem:
+    return errors.SLOTS(
+        at,
+        found=found,
+        expected='{"node": "…", "pod": "…", "uid": "…", "gpus": ["GPU-…"]}',
+        advice="publish it by sglang_operator.client.slots",
+    )
 
 
 def written(slot: Slot) -> str:
@@ -118,8 +147,6 @@ def written(slot: Slot) -> str:
 
 def _parsed(node_rank: int, text: str) -> Slot | str:
     """The slot, or what stands there instead."""
-    if len(text) > MOST_WRITTEN:
-        return f"{len(text)} characters"
     try:
         told: Any = json.loads(text)
     except (ValueError, RecursionError):
@@ -154,6 +181,7 @@ def _problems_of(slot: Slot, of_node: str, of_gpus: str) -> Iterator[Problem]:
             expected=f"1 to {MOST_GPUS}",
             advice="write the UUID of each",
         )
+        return  # of any number, none is worth a look
     wrong = next((gpu for gpu in slot.gpus if not _GPU.fullmatch(gpu)), None)
     if wrong is not None:
         yield errors.SLOTS(
@@ -164,14 +192,13 @@ def _problems_of(slot: Slot, of_node: str, of_gpus: str) -> Iterator[Problem]:
         )
 
 
-def _shared(found: Mapping[int, Slot]) -> Iterator[Problem]:
-    """The first GPU that would be two."""
-    owners = dict[str, Slot]()
-    for slot in found.values():
+def _shared(found: Iterable[Slot]) -> Iterator[Problem]:
+    """The first GPU that would be two; of slots that are right by themselves."""
+    owners = dict[str, int]()
+    for slot in found:
         for gpu in slot.gpus:
-            other = owners.setdefault(gpu, slot)
-            if other is not slot or slot.gpus.count(gpu) > 1:
-                ranks = sorted({other.node_rank, slot.node_rank})
+            if gpu in owners:
+                ranks = sorted({owners[gpu], slot.node_rank})
                 yield errors.SLOTS(
                     f"node rank {slot.node_rank}",
                     found=f"GPU {errors.shown(gpu)} twice, in node "
@@ -180,3 +207,4 @@ def _shared(found: Mapping[int, Slot]) -> Iterator[Problem]:
                     advice="have each of the trainer's pods publish its own GPUs, by its own rank",
                 )
                 return
+            owners[gpu] = slot.node_rank
