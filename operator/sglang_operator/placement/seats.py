@@ -81,7 +81,7 @@ def misfits(
     yield from known.problems
     for node_rank, count in sorted(_needs(engines, per_node).items()):
         slot = known.slots.get(node_rank)
-        if slot is not None and len(slot.gpus) < count:
+        if slot is not None and node_rank not in known.absent and len(slot.gpus) < count:
             yield errors.SLOTS(
                 where,
                 found=f"{len(slot.gpus)} GPUs for node rank {node_rank}",
@@ -95,6 +95,16 @@ def misfits(
 def lacking(known: Slots, engines: Mapping[EngineName, Devices], per_node: int) -> Iterator[int]:
     """The node ranks that the mapping names, and of which no GPUs are known."""
     return (rank for rank in sorted(_needs(engines, per_node)) if rank not in known.slots)
+
+
+def published(
+    seen: Seen, engines: Mapping[EngineName, Devices], per_node: int, where: str
+) -> Slots:
+    """What the trainer has published of the node ranks that the mapping names."""
+    ranks = _needs(engines, per_node)
+    return slots.published(
+        seen.published or {}, where, ranks, lambda slot: _absent(slot, seen, where)
+    )
 
 
 def _needs(engines: Mapping[EngineName, Devices], per_node: int) -> dict[int, int]:
@@ -125,7 +135,7 @@ def seating(
         return Seating(problem=wrong[0], alive=alive)
     found, waits = dict[EngineName, tuple[Seat, ...]](), dict[EngineName, str]()
     for engine, pods in engines.items():
-        why = next(filter(None, (_absent(known, ids, per_node, seen, where) for ids in pods)), "")
+        why = next(filter(None, (_awaited(known, ids[0] // per_node, where) for ids in pods)), "")
         if why:
             waits[engine] = why
         else:
@@ -143,6 +153,8 @@ def _elsewhere(known: Slots, seen: Seen, where: str) -> Iterator[Problem]:
     """Slots on nodes that there are not, or that are not those of the trainer's pods."""
     for slot in known.slots.values():
         pod = (seen.trainers or {}).get(slot.pod)
+        if slot.node_rank in known.absent:
+            continue  # its pod may be gone with its node
         if pod is not None and pod.uid == slot.uid and pod.node not in ("", slot.node):
             yield errors.SLOTS(
                 where,
@@ -150,7 +162,7 @@ def _elsewhere(known: Slots, seen: Seen, where: str) -> Iterator[Problem]:
                 expected=f"{errors.shown(pod.node)}, where pod {slot.pod} is",
                 advice="have the pod publish its own node (spec.nodeName)",
             )
-        elif seen.nodes is not None and slot.node not in seen.nodes and not _is_gone(slot, seen):
+        elif seen.nodes is not None and slot.node not in seen.nodes:
             yield errors.SLOTS(
                 where,
                 found=f"node {errors.shown(slot.node)} for node rank {slot.node_rank}",
@@ -159,24 +171,19 @@ def _elsewhere(known: Slots, seen: Seen, where: str) -> Iterator[Problem]:
             )
 
 
-def _is_gone(slot: Slot, seen: Seen) -> bool:
-    """Whether its trainer's pod is known to be gone, as it is with its node."""
-    if not slot.uid or seen.trainers is None:
-        return False
-    pod = seen.trainers.get(slot.pod)
-    return pod is None or pod.gone or pod.uid != slot.uid
-
-
-def _absent(known: Slots, ids: Sequence[int], per_node: int, seen: Seen, where: str) -> str:
+def _awaited(known: Slots, node_rank: int, where: str) -> str:
     """Why nobody can be where this slot is; empty if its trainer is there."""
-    node_rank = ids[0] // per_node
-    slot = known.slots.get(node_rank)
-    if slot is None:
+    if node_rank not in known.slots:
         return texts.SLOT_UNKNOWN.format(node_rank=node_rank, where=where)
+    return known.absent.get(node_rank, "")
+
+
+def _absent(slot: Slot, seen: Seen, where: str) -> str:
+    """Why the pod that published this slot does not stand by it; empty if it does."""
     if not slot.uid or seen.trainers is None:
         return ""
     pod = seen.trainers.get(slot.pod)
-    named = {"pod": slot.pod, "node_rank": node_rank}
+    named = {"pod": slot.pod, "node_rank": slot.node_rank}
     if pod is None:
         return texts.TRAINER_UNSEEN.format(label=names.LABEL_TRAINER, **named)
     if pod.uid != slot.uid:

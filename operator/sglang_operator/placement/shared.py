@@ -84,12 +84,13 @@ class Shared:
         self, parsed: PoolSpec, name: str, engines: Mapping[EngineName, Devices], seen: Seen
     ) -> Seating | None:
         given, where = parsed.placement.shared.slots, f"{FIELD}.slots"
+        per_node = parsed.num_gpus_per_node
         if given:
             known = slots.by_hand(given, where)
         else:
             where = f"ConfigMap {names.slots_name(name)}"
-            known = slots.published(seen.published or {}, where)
-        found = seats.seating(known, engines, parsed.num_gpus_per_node, seen, where)
+            known = seats.published(seen, engines, per_node, where)
+        found = seats.seating(known, engines, per_node, seen, where)
         return replace(found, warnings=tuple(_of_users(parsed, known)))
 
     def achieved(self, placed: Placed) -> Achieved:
@@ -148,7 +149,8 @@ def _of_slots(
 def _of_users(parsed: PoolSpec, known: Slots) -> Iterator[Problem]:
     """That trainer and engines are not the same user, where both are told."""
     own = parsed.security.run_as_user
-    other = next((s.user for s in known.slots.values() if s.user not in (None, own)), None)
+    there = (slot for rank, slot in known.slots.items() if rank not in known.absent)
+    other = next((slot.user for slot in there if slot.user not in (None, own)), None)
     if other is not None:
         expected = "the image's own user" if own is None else str(own)
         yield errors.TRAINER_USER("spec.security.runAsUser", user=other, expected=expected)

@@ -8,7 +8,7 @@ have four of eight, or be several pods of one node.
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -62,6 +62,8 @@ class Slots:
     """What is known of a trainer's GPUs, and what cannot be true of it."""
 
     slots: Mapping[int, Slot] = field(default_factory=dict)  # by node rank
+    # Of those, why nobody stands by it now: nothing that it says disagrees with anything.
+    absent: Mapping[int, str] = field(default_factory=dict)
     problems: tuple[Problem, ...] = ()
 
 
@@ -85,23 +87,37 @@ def by_hand(given: Sequence["GivenSlot"], where: str) -> Slots:
     return Slots(slots=found, problems=tuple(problems or _shared(found.values())))
 
 
-def published(data: Mapping[str, str], where: str) -> Slots:
+def published(
+    data: Mapping[str, str],
+    where: str,
+    ranks: Container[int] | None = None,
+    absent: Callable[[Slot], str] = lambda _: "",
+) -> Slots:
     """The slots that a trainer has published in a ConfigMap; ``where`` names that.
+
+    ``ranks``: the node ranks that are asked for; None: all.  ``absent``: why nobody stands by a
+    slot any more; a trainer never takes one back.
 
     Whoever may write there is not trusted, and it is read in each pass: no more is looked at than
     the first that is wrong, and each slot is read once.
     """
     keys = {rank: key for key in data if (rank := names.slot_of(key)) is not None}
+    if ranks is not None:
+        keys = {rank: key for rank, key in keys.items() if rank in ranks}
     if len(keys) > MOST_SLOTS:
         return Slots(problems=(_too_many(where, len(keys)),))
-    found = dict[int, Slot]()
+    found, left = dict[int, Slot](), dict[int, str]()
     for node_rank, key in sorted(keys.items()):
         slot, problem = _read(node_rank, data[key], f"{where}, {key}")
         if slot is not None:
             found[node_rank] = slot
+            if why := absent(slot):
+                left[node_rank] = why
+                continue
         if problem is not None:
-            return Slots(slots=found, problems=(problem,))
-    return Slots(slots=found, problems=tuple(_shared(found.values())))
+            return Slots(slots=found, absent=left, problems=(problem,))
+    there = (slot for rank, slot in found.items() if rank not in left)
+    return Slots(slots=found, absent=left, problems=tuple(_shared(there)))
 
 
 def _too_many(where: str, count: int) -> Problem:

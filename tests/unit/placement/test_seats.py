@@ -2,7 +2,7 @@
 
 import pytest
 
-from sglang_operator.placement import seats, slots
+from sglang_operator.placement import seats
 from sglang_operator.placement.seats import Seen, TrainerPod
 from tests.builders import a_pool
 from tests.unit.placement.trainers import THREE, a_slot, gpu, pods, published
@@ -12,9 +12,10 @@ ENGINES = {each.name: each.shares for each in a_pool().engines}
 
 
 def seating(*of, engines=ENGINES, per_node=8, **seen):
-    known = slots.published(published(*of), WHERE)
     told = {"trainers": pods(*of), "nodes": {slot.node for slot in of}} | seen
-    return seats.seating(known, engines, per_node, Seen(**told), WHERE)
+    there = Seen(published=published(*of), **told)
+    known = seats.published(there, engines, per_node, WHERE)
+    return seats.seating(known, engines, per_node, there, WHERE)
 
 
 def test_each_engine_has_the_gpus_of_its_ids_on_its_trainers_node():
@@ -97,6 +98,36 @@ def test_engines_wait_for_a_trainers_pod_that_is_not_there(pod, words):
     assert found.problem is None
     assert words in found.why_waiting("g0-1")
     assert found.why_waiting("g8-9") == ""
+
+
+# --- what a trainer of before has left
+
+
+@pytest.mark.parametrize(
+    "stale",
+    [
+        a_slot(1, "gpu-0", gpus=THREE[0].gpus),
+        a_slot(1, gpus=THREE[1].gpus[:4]),
+        a_slot(1, gpus=("0",)),
+        a_slot(1, "gone"),
+    ],
+    ids=["GPUs that are another's now", "too few", "no UUID", "on a node that is gone"],
+)
+def test_a_slot_whose_pod_is_gone_disagrees_with_nobody(stale):
+    there = {"trainers": pods(THREE[0], THREE[2]), "nodes": {"gpu-0", "gpu-1", "gpu-2"}}
+    found = seating(THREE[0], stale, THREE[2], **there)
+    assert found.problem is None
+    assert len(found.seats) == 8
+    assert "pod trainer-1 of the trainer" in found.why_waiting("g8-9")
+
+
+@pytest.mark.parametrize("trainers", [pods(*THREE), None], ids=["seen", "nobody looked"])
+def test_a_node_rank_that_the_mapping_does_not_name_disagrees_with_nobody(trainers):
+    engines = {name: shares for name, shares in ENGINES.items() if name in ("g0-1", "g2-3")}
+    other = a_slot(1, "gpu-0", gpus=THREE[0].gpus)
+    found = seating(THREE[0], other, a_slot(2, gpus=("0",)), engines=engines, trainers=trainers)
+    assert found.problem is None
+    assert set(found.seats) == {"g0-1", "g2-3"}
 
 
 # --- who has to go

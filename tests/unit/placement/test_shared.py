@@ -146,6 +146,13 @@ def test_it_is_said_when_trainer_and_engines_are_not_one_user(own, told):
         assert "set security.runAsUser: 1000" in warning.message
 
 
+def test_nothing_is_said_of_the_user_of_a_trainer_that_is_gone():
+    pool, before = a_shared_pool(security={"runAsUser": 1}), a_slot(0, user=1000)
+    found = pool.seating(Seen(published=published(before), trainers={}))
+    assert found is not None
+    assert not found.warnings
+
+
 def test_what_is_achieved_is_said_of_places():
     pool = a_shared_pool()
     found = pool.placement.achieved(Placed(engines=12, of=12, nodes=3, gpus=2))
