@@ -159,6 +159,13 @@ TRAINER_GOES = (
     "pod {pod} of the trainer, which has the GPUs of node rank {node_rank}, has ended or is on its "
     "way out"
 )
+TRAINER_UNBOUND = (
+    "pod {pod} of the trainer, which has the GPUs of node rank {node_rank}, is on no node yet"
+)
+TRAINER_ELSEWHERE = (
+    "pod {pod} of the trainer is on node {node}, but what it has published of node rank "
+    "{node_rank} ({where}) names node {told}: have it publish its own (spec.nodeName)"
+)
 SEAT_LEFT = "the trainer's pod whose GPUs it is on is gone"
 SEAT_MOVED = "its trainer has the GPUs of its ids on node {node} now"
 SEATS_AWAITED = "{engines} cannot start yet: {why}"

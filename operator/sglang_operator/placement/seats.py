@@ -18,7 +18,7 @@ class TrainerPod:
     """One of a trainer's pods, which own the GPUs that engines join them on."""
 
     uid: str
-    node: str
+    node: str  # empty: it is bound to none yet
     gone: bool = False  # it has ended, or is on its way out: its GPUs may be given to others
 
 
@@ -150,19 +150,11 @@ def _seat(known: Slots, ids: Sequence[int], per_node: int) -> Seat:
 
 
 def _elsewhere(known: Slots, seen: Seen, where: str) -> Iterator[Problem]:
-    """Slots on nodes that there are not, or that are not those of the trainer's pods."""
+    """Slots on nodes that there are not."""
     for slot in known.slots.values():
-        pod = (seen.trainers or {}).get(slot.pod)
         if slot.node_rank in known.absent:
             continue  # its pod may be gone with its node
-        if pod is not None and pod.uid == slot.uid and pod.node not in ("", slot.node):
-            yield errors.SLOTS(
-                where,
-                found=f"node {errors.shown(slot.node)} for node rank {slot.node_rank}",
-                expected=f"{errors.shown(pod.node)}, where pod {slot.pod} is",
-                advice="have the pod publish its own node (spec.nodeName)",
-            )
-        elif seen.nodes is not None and slot.node not in seen.nodes:
+        if seen.nodes is not None and slot.node not in seen.nodes:
             yield errors.SLOTS(
                 where,
                 found=f"node {errors.shown(slot.node)} for node rank {slot.node_rank}",
@@ -179,7 +171,10 @@ def _awaited(known: Slots, node_rank: int, where: str) -> str:
 
 
 def _absent(slot: Slot, seen: Seen, where: str) -> str:
-    """Why the pod that published this slot does not stand by it; empty if it does."""
+    """Why the pod that published this slot does not stand by it; empty if it does.
+
+    Whoever may make a pod may name any node here: only where the pod is bound, its word counts.
+    """
     if not slot.uid or seen.trainers is None:
         return ""
     pod = seen.trainers.get(slot.pod)
@@ -188,4 +183,11 @@ def _absent(slot: Slot, seen: Seen, where: str) -> str:
         return texts.TRAINER_UNSEEN.format(label=names.LABEL_TRAINER, **named)
     if pod.uid != slot.uid:
         return texts.TRAINER_ANEW.format(where=where, **named)
-    return texts.TRAINER_GOES.format(**named) if pod.gone else ""
+    if pod.gone:
+        return texts.TRAINER_GOES.format(**named)
+    if not pod.node:
+        return texts.TRAINER_UNBOUND.format(**named)
+    if pod.node == slot.node:
+        return ""
+    nodes = {"node": pod.node, "told": errors.shown(slot.node)}
+    return texts.TRAINER_ELSEWHERE.format(where=where, **nodes, **named)

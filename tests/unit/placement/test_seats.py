@@ -79,17 +79,19 @@ def test_a_node_that_is_gone_with_the_trainers_pod_is_no_contradiction():
     assert len(found.waits) == 4
 
 
-def test_a_node_that_is_not_the_trainers_own_is_told():
-    there = {**pods(*THREE), "trainer-0": TrainerPod(uid="uid-trainer-0", node="other")}
-    assert "expected other, where pod trainer-0 is" in str(seating(*THREE, trainers=there).problem)
-
-
 @pytest.mark.parametrize(
     ("pod", "words"),
     [
         (None, "pod trainer-0 of the trainer, which has the GPUs of node rank 0, is not there"),
         (TrainerPod(uid="anew", node="gpu-5"), "pod trainer-0 of the trainer was made anew"),
         (TrainerPod(uid="uid-trainer-0", node="gpu-0", gone=True), "on its way out"),
+        (TrainerPod(uid="uid-trainer-0", node=""), "pod trainer-0 of the trainer, which has the "),
+        (TrainerPod(uid="uid-trainer-0", node=""), "of node rank 0, is on no node yet"),
+        (
+            TrainerPod(uid="uid-trainer-0", node="other"),
+            "pod trainer-0 of the trainer is on node other, but what it has published of node "
+            f"rank 0 ({WHERE}) names node gpu-0: have it publish its own (spec.nodeName)",
+        ),
     ],
 )
 def test_engines_wait_for_a_trainers_pod_that_is_not_there(pod, words):
@@ -98,6 +100,17 @@ def test_engines_wait_for_a_trainers_pod_that_is_not_there(pod, words):
     assert found.problem is None
     assert words in found.why_waiting("g0-1")
     assert found.why_waiting("g8-9") == ""
+
+
+@pytest.mark.parametrize("node", ["", "gpu-0"], ids=["not bound", "bound to another"])
+def test_a_pod_has_no_say_about_a_node_that_it_is_not_on(node):
+    """Else whoever may make a pod, which need never start, could have engines on any node."""
+    there = {**pods(*THREE), "trainer-0": TrainerPod(uid="uid-trainer-0", node=node)}
+    claims = a_slot(0, "control-plane-1", gpus=THREE[1].gpus)
+    found = seating(claims, *THREE[1:], trainers=there)
+    assert found.problem is None, "it stalls no other either"
+    assert "g0-1" not in found.seats
+    assert found.seats["g8-9"][0].node == "gpu-1"
 
 
 # --- what a trainer of before has left
@@ -160,8 +173,14 @@ def test_an_engine_goes_when_its_gpus_are_elsewhere():
         seating(*THREE[1:], trainers=pods(*THREE)),
         seating(a_slot(0, gpus=("0",)), *THREE[1:]),
         seating(trainers=None),
+        seating(a_slot(0, "gpu-9"), *THREE[1:], trainers=pods(*THREE)),
     ],
-    ids=["a slot is not there any more", "slots disagree", "nobody knows who is there"],
+    ids=[
+        "a slot is not there any more",
+        "slots disagree",
+        "nobody knows who is there",
+        "a slot is not where its pod is",
+    ],
 )
 def test_an_engine_stays_while_nothing_says_that_it_has_to_go(later):
     assert later.left("g0-1", marks(seating(*THREE), "g0-1")) == ""
