@@ -4,7 +4,11 @@ Handles of GPU memory carry the number of the process that made them, and an eng
 is the same takes one for its own.  Trainer and engines count processes each by themselves, so they
 would meet.  So each takes a span of numbers that nobody else in their common folder has: its first
 free one, by a lock on a file there that ends with the process.  The script uses up the numbers
-before its own, and starts the engine as its child.
+before its own, and starts the engine as its child.  Which number is next, a child of its own tells:
+/proc/loadavg may be another namespace's (lxcfs).
+
+A lock's file that somebody removes while it is held is one that the next engine does not see: who
+clears the folder has to end the engines first.
 
 It runs in the engine's image, on whatever Python 3 that has.
 """
@@ -21,31 +25,38 @@ SAID: Final = "sglang-operator: no process numbers: "
 EXIT_CODE: Final = 78  # of sysexits.h: configuration
 
 _SCRIPT: Final = r"""
-import _thread, fcntl, os, re, signal, sys
+import _thread, fcntl, os, re, signal, sys, warnings
 FOLDER, SPAN, MOST, LOCK, SAID, CODE = %(values)s
 def fail(why):
     sys.stderr.write(SAID + why + "\n")
     sys.stderr.flush()
     os._exit(CODE)
 def last():
-    with open("/proc/loadavg") as file:
-        return int(file.read().split()[-1])
+    child = os.fork()
+    if not child:
+        os._exit(0)
+    os.waitpid(child, 0)
+    return child
 def locked(span):
     path = os.path.join(FOLDER, LOCK.format(span=span))
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
     try:
-        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-    except PermissionError:
-        if not os.access(FOLDER, os.W_OK):
-            fail(FOLDER + " cannot be written by user %%d" %% os.getuid())
-        return False
+        file = os.open(path, flags, 0o666)
     except OSError as error:
-        fail(FOLDER + ": " + str(error))
+        if isinstance(error, PermissionError) and not os.access(FOLDER, os.W_OK):
+            fail(FOLDER + " cannot be written by user %%d" %% os.getuid())
+        if not os.path.lexists(path):
+            fail(FOLDER + ": " + str(error))
+        return False
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return True
+        if os.path.samestat(os.fstat(file), os.lstat(path)):
+            return True
     except OSError:
-        os.close(file)
-        return False
+        pass
+    os.close(file)
+    return False
+warnings.simplefilter("ignore")
 with open("/proc/sys/kernel/pid_max") as file:
     most = int(file.read())
 used, span = last(), 1
@@ -63,12 +74,17 @@ for name in os.listdir(FOLDER):
             pass
 ended = _thread.allocate_lock()
 ended.acquire()
-while last() < begin:
-    for _ in range(max(1, min(256, begin - last()))):
+for _ in range(2 * span + 8):
+    left = begin - last()
+    if left <= 0:
+        break
+    for _ in range(min(SPAN // 2, left)):
         _thread.start_new_thread(ended.release, ())
         ended.acquire()
 child = os.fork()
 if not child:
+    if os.getpid() // SPAN != span:
+        fail("%%d is not of span %%d: they do not grow here" %% (os.getpid(), span))
     try:
         os.execvp(sys.argv[1], sys.argv[1:])
     except OSError as error:

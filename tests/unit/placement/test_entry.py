@@ -29,24 +29,36 @@ def _can_isolate() -> bool:
     return tried.returncode == 0
 
 
-ISOLATED = ("--pid", "--fork", "--mount-proc", "--kill-child")
+ISOLATED = ("--pid", "--mount", "--fork", "--mount-proc", "--kill-child")
 needs_namespaces = pytest.mark.skipif(
     not _can_isolate(), reason="no process namespaces here: they need root on Linux"
 )
 
 
-def command(folder: Path, program: str) -> list[str]:
+def command(folder: Path, program: str, script: str = "", before: str = "") -> list[str]:
+    """``script``: the entry's, changed; ``before``: what a shell does in its namespaces first."""
     assert UNSHARE is not None
     python = [sys.executable, "-S", "-c"]
-    isolated = [UNSHARE, *ISOLATED, *python, entry.script(str(folder))]
+    shell = ["sh", "-ec", f'{before}; exec "$@"', "sh"] if before else []
+    isolated = [UNSHARE, *ISOLATED, *shell, *python, script or entry.script(str(folder))]
     return [*isolated, *python, program]
 
 
-def run(folder: Path, program: str, **options) -> subprocess.CompletedProcess[str]:
+def run(
+    folder: Path, program: str, script: str = "", before: str = "", **options
+) -> subprocess.CompletedProcess[str]:
+    told = command(folder, program, script, before)
     found: subprocess.CompletedProcess[str] = subprocess.run(
-        command(folder, program), capture_output=True, text=True, timeout=SECONDS, **options
+        told, capture_output=True, text=True, timeout=SECONDS, **options
     )
     return found
+
+
+def changed(folder: Path, text: str, other: str) -> str:
+    """The entry's script with another text in place of this one."""
+    script = entry.script(str(folder))
+    assert text in script
+    return script.replace(text, other)
 
 
 @contextlib.contextmanager
@@ -94,6 +106,47 @@ def test_an_engine_keeps_away_from_what_its_trainer_has_locked(tmp_path):
     with lock.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         assert span(int(run(tmp_path, TELL, check=True).stdout)) == 2
+
+
+@needs_namespaces
+@pytest.mark.parametrize("last", [5, 9000, 900_000], ids=["low", "of a span", "high"])
+def test_what_another_namespace_counts_is_not_believed(tmp_path, last):
+    """As lxcfs shows a container the node's /proc/loadavg."""
+    (tmp_path / "loadavg").write_text(f"0.1 0.1 0.1 1/100 {last}\n")
+    bind = f"mount --bind {tmp_path}/loadavg /proc/loadavg"
+    done = run(tmp_path, TELL, before=bind, check=True)
+    assert span(int(done.stdout)) == 1
+
+
+@needs_namespaces
+def test_an_engine_whose_number_is_not_its_own_is_not_started(tmp_path):
+    """However that came: another's handles of memory would be its own."""
+    burns = "_thread.start_new_thread(ended.release, ())"
+    stuck = changed(tmp_path, burns, "ended.release()")
+    done = run(tmp_path, TELL, stuck, check=False)
+    assert done.returncode == entry.EXIT_CODE
+    assert done.stderr.startswith(entry.SAID)
+    assert "is not of span 1" in done.stderr
+    assert not done.stdout
+
+
+@needs_namespaces
+@pytest.mark.parametrize("other", ["a directory", "a link"])
+def test_what_is_no_lock_by_a_lock_s_name_is_left_alone(tmp_path, other):
+    lock, target = tmp_path / entry.LOCK.format(span=1), tmp_path / "target"
+    if other == "a link":
+        lock.symlink_to(target)
+    else:
+        lock.mkdir()
+    assert span(int(run(tmp_path, TELL, check=True).stdout)) == 2
+    assert not target.exists()
+
+
+@needs_namespaces
+def test_a_lock_whose_file_is_removed_as_it_is_taken_is_none(tmp_path):
+    removed = "span == 1 and os.unlink(path); fcntl.flock(file"
+    script = changed(tmp_path, "fcntl.flock(file", removed)
+    assert span(int(run(tmp_path, TELL, script, check=True).stdout)) == 2
 
 
 @needs_namespaces
