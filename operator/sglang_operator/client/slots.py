@@ -15,6 +15,7 @@ The pod has to say who it is: variables NODE_NAME, POD_NAME and POD_UID from its
 
 import argparse
 import asyncio
+import contextlib
 import ctypes
 import fcntl
 import os
@@ -38,6 +39,7 @@ _UUID_LENGTH = 96
 _GIVEN = "NVIDIA_VISIBLE_DEVICES"
 _OF_THE_POD = {"node": "NODE_NAME", "pod": "POD_NAME", "uid": "POD_UID"}
 
+_LOCK_TRIES = 3
 _held: dict[str, int] = {}  # locks of this process, which end with it
 
 Source = Callable[[], Sequence[str]]
@@ -175,20 +177,42 @@ def claim_numbers(folder: str | Path = "/dev/shm", number: int | None = None) ->
     """Keep engines that come from having process numbers near this process's own.
 
     Until this process ends.  ``folder`` is the one that it shares with them.  Raises Unsupported
-    where an engine has them already: it, or this process, has to be started again.
+    where an engine has them already: it, or this process, has to be started again; and where the
+    lock of these numbers is another user's, or cannot be made.
     """
     span = (os.getpid() if number is None else number) // entry.SPAN
     path = str(Path(folder) / entry.LOCK.format(span=span))
     if span == 0 or path in _held:
         return  # no engine takes the first
-    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    for _ in range(_LOCK_TRIES):
+        file = _lock(path, span)
+        if file is not None:
+            _held[path] = file
+            return
+    raise Unsupported(
+        texts.NUMBERS_UNLOCKED.format(path=path, error="it is removed again and again")
+    )
+
+
+def _lock(path: str, span: int) -> int | None:
+    """The lock of a span; None: its file was removed as it was taken, so that nobody sees it."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    try:
+        file = os.open(path, flags, 0o666)
+    except OSError as error:
+        raise Unsupported(texts.NUMBERS_UNLOCKED.format(path=path, error=error)) from error
     try:
         # Processes of a trainer do not mind each other.
         fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except OSError as error:
         os.close(file)
+        folder = Path(path).parent
         raise Unsupported(texts.NUMBERS_TAKEN.format(folder=folder, span=span)) from error
-    _held[path] = file
+    with contextlib.suppress(FileNotFoundError):
+        if os.path.samestat(os.fstat(file), os.lstat(path)):
+            return file
+    os.close(file)
+    return None
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -42,6 +42,10 @@ NUMBERS_TAKEN = (
     "an engine has the process numbers of this process (span {span} in {folder}): a handle of GPU "
     "memory would be taken for its own; start one of the two again, this one first"
 )
+NUMBERS_UNLOCKED = (
+    "the process numbers of this process cannot be kept from engines: {path}: {error}; have "
+    "trainer and engines run as one user, and nothing else write there"
+)
 SLOT_PUBLISHED = "{pool}: node rank {rank} has {gpus} GPUs"
 BROKEN_REGISTRY = "the registry {namespace}/{name} cannot be read: {detail}"
 NOT_UP = "{up}/{wanted} engines are up; waiting for {which}"

@@ -1,5 +1,6 @@
 """A trainer's pod tells its pool which GPUs it has, and keeps its process numbers to itself."""
 
+import errno
 import fcntl
 import os
 import subprocess
@@ -162,6 +163,45 @@ def test_numbers_that_an_engine_has_are_refused(tmp_path):
         fcntl.flock(engine, fcntl.LOCK_EX)
         with pytest.raises(Unsupported, match="start one of the two again"):
             slots.claim_numbers(tmp_path, entry.SPAN)
+
+
+@pytest.mark.parametrize("other", ["another user's", "a directory", "a link", "no folder"])
+def test_numbers_whose_lock_cannot_be_had_are_refused(tmp_path, monkeypatch, other):
+    lock = tmp_path / entry.LOCK.format(span=1)
+    if other == "a directory":
+        lock.mkdir()
+    elif other == "a link":
+        lock.symlink_to(tmp_path / "target")
+    elif other == "no folder":
+        tmp_path = tmp_path / "none"
+    else:
+
+        def refused(path, *_):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+
+        monkeypatch.setattr(os, "open", refused)
+    with pytest.raises(Unsupported, match=r"pids-1.*run as one user"):
+        slots.claim_numbers(tmp_path, entry.SPAN)
+    assert not (tmp_path / "target").exists()
+
+
+@pytest.mark.parametrize("times", [1, 3])
+def test_a_lock_whose_file_is_removed_as_it_is_taken_is_taken_again(tmp_path, monkeypatch, times):
+    lock, left, flock = tmp_path / entry.LOCK.format(span=1), [times], fcntl.flock
+
+    def removed(file, how):
+        if left[0]:
+            left[0] -= 1
+            lock.unlink()
+        flock(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", removed)
+    if times == 3:
+        with pytest.raises(Unsupported, match="removed again and again"):
+            slots.claim_numbers(tmp_path, entry.SPAN)
+        return
+    slots.claim_numbers(tmp_path, entry.SPAN)
+    assert not is_free(lock)
 
 
 # --- from a shell, and in small environments
