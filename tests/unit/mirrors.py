@@ -138,6 +138,7 @@ COVERED_BY = {
     "observed/wire.py": "cluster/test_life.py",
     "placement/base.py": "placement/test_count.py",
     "placement/modes.py": "placement/test_count.py",
+    "placement/texts.py": "test_texts.py",
     "plan/decision.py": "plan/test_plan.py",
     "plan/footing.py": "plan/test_rollout.py",
     "plan/places.py": "plan/test_regrouping.py",

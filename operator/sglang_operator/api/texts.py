@@ -2,10 +2,10 @@
 
 Most are of conditions and Events of a valid pool.  The others are of gates on pods, of refused
 steps in the weights Lease (for trainers), of the API server's credentials, and pieces of what an
-error says.  Not here: how much memory a pool takes (memory/texts.py), why engines end or do not
-start (engine/signatures.py, endings.py and node_ends.py, diagnosis/pod_signatures.py), and what
-only people at a terminal (cli/texts.py), before a picture (view/texts.py) or with a trainer
-(client/texts.py) are told.
+error says.  Not here: how much memory a pool takes (memory/texts.py), why an engine waits for its
+trainer's GPUs (placement/texts.py), why engines end or do not start (engine/signatures.py,
+endings.py and node_ends.py, diagnosis/pod_signatures.py), and what only people at a terminal
+(cli/texts.py), before a picture (view/texts.py) or with a trainer (client/texts.py) are told.
 """
 
 
@@ -143,29 +143,6 @@ DEVICES_SHARED = (
     "{gpus} GPUs of the trainer on {nodes} nodes, by UUID: the ids in device_mapping are places"
 )
 DEVICES_BESIDE = "; on some are engines of {pools} too, of which at most one may be awake"
-SLOT_UNKNOWN = (
-    "nobody has said which GPUs the trainer has at node rank {node_rank} ({where}): its pod there "
-    "publishes them by sglang_operator.client.slots"
-)
-TRAINER_UNSEEN = (
-    "pod {pod} of the trainer, which has the GPUs of node rank {node_rank}, is not there, or lacks "
-    "the label {label}, by which it is watched"
-)
-TRAINER_ANEW = (
-    "pod {pod} of the trainer was made anew, and has not said which GPUs it has at node rank "
-    "{node_rank} ({where})"
-)
-TRAINER_GOES = (
-    "pod {pod} of the trainer, which has the GPUs of node rank {node_rank}, has ended or is on its "
-    "way out"
-)
-TRAINER_UNBOUND = (
-    "pod {pod} of the trainer, which has the GPUs of node rank {node_rank}, is on no node yet"
-)
-TRAINER_ELSEWHERE = (
-    "pod {pod} of the trainer is on node {node}, but what it has published of node rank "
-    "{node_rank} ({where}) names node {told}: have it publish its own (spec.nodeName)"
-)
 SEAT_LEFT = "the trainer's pod whose GPUs it is on is gone"
 SEAT_MOVED = "its trainer has the GPUs of its ids on node {node} now"
 SEATS_AWAITED = "{engines} cannot start yet: {why}"

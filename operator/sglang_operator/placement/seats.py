@@ -3,10 +3,11 @@
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from sglang_operator.api import errors, names, texts
+from sglang_operator.api import errors, names
+from sglang_operator.api import texts as operator_texts
 from sglang_operator.api.names import EngineName
 from sglang_operator.api.problems import Problem
-from sglang_operator.placement import slots
+from sglang_operator.placement import slots, texts
 from sglang_operator.placement.slots import Slot, Slots
 
 # The GPU ids of each of the pods that an engine is.
@@ -59,13 +60,13 @@ class Seating:
         for mark in marks:
             trainer = slots.trainer_of(mark)
             if trainer and self.alive is not None and trainer not in self.alive:
-                return texts.SEAT_LEFT
+                return operator_texts.SEAT_LEFT
         seats = self.seats.get(engine, ())
         if len(seats) != len(marks):
             return ""
         both = zip(seats, marks, strict=True)
         moved = next((seat for seat, mark in both if mark not in ("", seat.mark)), None)
-        return texts.SEAT_MOVED.format(node=moved.node) if moved is not None else ""
+        return operator_texts.SEAT_MOVED.format(node=moved.node) if moved is not None else ""
 
     def why_waiting(self, engine: EngineName) -> str:
         """Why this engine gets no pods; empty if it may have some."""
