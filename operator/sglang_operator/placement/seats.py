@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 
 from sglang_operator.api import errors, names
 from sglang_operator.api import texts as operator_texts
@@ -131,9 +132,9 @@ def seating(
     alive = None
     if trainers is not None:
         alive = frozenset(pod.uid for pod in trainers.values() if not pod.gone)
-    wrong = (*misfits(known, engines, per_node, where), *_elsewhere(known, seen, where))
-    if wrong:
-        return Seating(problem=wrong[0], alive=alive)
+    wrong = chain(misfits(known, engines, per_node, where), _elsewhere(known, seen, where))
+    if problem := next(wrong, None):
+        return Seating(problem=problem, alive=alive)
     found, waits = dict[EngineName, tuple[Seat, ...]](), dict[EngineName, str]()
     for engine, pods in engines.items():
         why = next(filter(None, (_awaited(known, ids[0] // per_node, where) for ids in pods)), "")
@@ -190,5 +191,5 @@ def _absent(slot: Slot, seen: Seen, where: str) -> str:
         return texts.TRAINER_UNBOUND.format(**named)
     if pod.node == slot.node:
         return ""
-    nodes = {"node": pod.node, "told": errors.shown(slot.node)}
+    nodes = {"node": pod.node, "told": slot.node}
     return texts.TRAINER_ELSEWHERE.format(where=where, **nodes, **named)

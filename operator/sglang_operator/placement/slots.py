@@ -83,7 +83,7 @@ def by_hand(given: Sequence["GivenSlot"], where: str) -> Slots:
             )
         slot = Slot(node_rank=each.node_rank, node=each.node, gpus=tuple(each.gpus))
         found.setdefault(each.node_rank, slot)
-        problems += _problems_of(slot, f"{at}.node", f"{at}.gpus")
+        problems += [*_misnamed(slot, f"{at}.node"), *_miscounted(slot, f"{at}.gpus")]
     return Slots(slots=found, problems=tuple(problems or _shared(found.values())))
 
 
@@ -139,9 +139,11 @@ def _read(node_rank: int, text: str, at: str) -> tuple[Slot | None, Problem | No
 @lru_cache(maxsize=MOST_SLOTS)
 def _judged(node_rank: int, text: str, at: str) -> tuple[Slot | None, Problem | None]:
     slot = _parsed(node_rank, text)
-    if isinstance(slot, Slot):
-        return slot, next(_problems_of(slot, at, at), None)
-    return None, _unreadable(at, slot)
+    if not isinstance(slot, Slot):
+        return None, _unreadable(at, slot)
+    # There is no pod of a name that is none: the slot is nobody's, and its name is not repeated.
+    unnamed = next(_misnamed(slot, at), None)
+    return (None, unnamed) if unnamed else (slot, next(_miscounted(slot, at), None))
 
 
 def _unreadable(at: str, found: str) -> Problem:
@@ -181,18 +183,21 @@ def _parsed(node_rank: int, text: str) -> Slot | str:
     return Slot(node_rank=node_rank, node=node, pod=pod, uid=uid, user=user, gpus=tuple(gpus))
 
 
-def _problems_of(slot: Slot, of_node: str, of_gpus: str) -> Iterator[Problem]:
+def _misnamed(slot: Slot, where: str) -> Iterator[Problem]:
     for name, text in (("node", slot.node), ("pod", slot.pod)):
         if text and not syntax.is_subdomain(text):
             yield errors.SLOTS(
-                of_node,
+                where,
                 found=f"the {name} {errors.shown(text)}",
                 expected=f"the name of a {name}, {syntax.SUBDOMAIN}",
                 advice="correct it",
             )
+
+
+def _miscounted(slot: Slot, where: str) -> Iterator[Problem]:
     if not 0 < len(slot.gpus) <= MOST_GPUS:
         yield errors.SLOTS(
-            of_gpus,
+            where,
             found=f"{len(slot.gpus)} GPUs for node rank {slot.node_rank}",
             expected=f"1 to {MOST_GPUS}",
             advice="write the UUID of each",
@@ -201,7 +206,7 @@ def _problems_of(slot: Slot, of_node: str, of_gpus: str) -> Iterator[Problem]:
     wrong = next((gpu for gpu in slot.gpus if not _GPU.fullmatch(gpu)), None)
     if wrong is not None:
         yield errors.SLOTS(
-            of_gpus,
+            where,
             found=f"the GPU {errors.shown(wrong)}",
             expected=f"{GPU_UUID}; parts of a card (MIG) cannot be shared so",
             advice="write the UUID of a whole card",

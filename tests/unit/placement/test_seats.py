@@ -134,6 +134,13 @@ def test_a_slot_whose_pod_is_gone_disagrees_with_nobody(stale):
     assert "pod trainer-1 of the trainer" in found.why_waiting("g8-9")
 
 
+def test_a_name_that_no_pod_can_have_is_no_pod_to_wait_for():
+    """It would be repeated in conditions, at any length."""
+    found = seating(a_slot(0, pod="x\n" * 900), *THREE[1:], trainers=pods(*THREE))
+    assert "expected the name of a pod" in str(found.problem)
+    assert len(str(found.problem)) < 1000
+
+
 @pytest.mark.parametrize("trainers", [pods(*THREE), None], ids=["seen", "nobody looked"])
 def test_a_node_rank_that_the_mapping_does_not_name_disagrees_with_nobody(trainers):
     engines = {name: shares for name, shares in ENGINES.items() if name in ("g0-1", "g2-3")}
