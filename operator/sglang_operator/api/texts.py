@@ -85,6 +85,7 @@ LINGERING = (
 )
 LINGERING_MORE = ", like {count} more"
 ROLLOUT_WAITS_FOR_ADMISSION = "the rollout waits: the API server would refuse its pods"
+ROLLOUT_WAITS_FOR_SEATS = "the rollout waits, for engines that go could not come back: {lacking}"
 DO_ALLOW = (
     "kubectl patch sgi {name} -n {namespace} --type=merge -p "
     '\'{{"spec": {{"rollout": {{"maxUnavailable": {value}}}}}}}\''
@@ -146,6 +147,7 @@ DEVICES_BESIDE = "; on some are engines of {pools} too, of which at most one may
 SEAT_LEFT = "the trainer's pod whose GPUs it is on is gone"
 SEAT_MOVED = "its trainer has the GPUs of its ids on node {node} now"
 SEATS_AWAITED = "{engines} cannot start yet: {why}"
+SEATS_UNKNOWN = "; {engines} could not come back if lost: {why}"
 ENGINES_UNPLACED = (
     "{gpus} of {wanted} GPUs are assigned, on {nodes} nodes; the other engines have no node yet"
 )

@@ -1,6 +1,6 @@
 """From the groups of a pool to the state in which a change finds its engines.  Pure."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
 from sglang_operator.api import texts
@@ -10,7 +10,7 @@ from sglang_operator.observed.groups import Group
 from sglang_operator.observed.health import Health
 from sglang_operator.observed.model import Observed, ObservedPod
 from sglang_operator.plan import places, turns
-from sglang_operator.plan.rollout_state import RolloutState
+from sglang_operator.plan.rollout_state import RolloutState, Waits
 from sglang_operator.pool.resolve import Pool
 
 # A pod for which the scheduler finds no place is given so long after the last one left: it tries
@@ -33,6 +33,7 @@ class LiveGroups:
     # Those of the present revision beside them, and where one was and has ended.
     beside: Mapping[EngineName, Group] = field(default_factory=dict)
     tried: frozenset[EngineName] = frozenset()
+    unseated: Set[EngineName] = frozenset()  # wanted ones that would have no seat now
     now: float = 0.0
 
     def rollout_state(self, observed: Observed) -> RolloutState:
@@ -46,6 +47,9 @@ class LiveGroups:
             if not (pool.accepts(group.revision) or self._is_lost(group))
             and ranks[name] >= pool.spec.rollout.partition
         }
+        held = self._held_for_seats(outdated.keys()) or turns.held(pool, observed)
+        if held is not Waits.FOR_SEATS:
+            outdated = {n: old for n, old in outdated.items() if n not in self.unseated}
         sizes = {
             name: self._size(group)
             for name, group in kept.items()
@@ -109,8 +113,16 @@ class LiveGroups:
             failing=self.failing,
             doubted=observed.doubted_revision == pool.revision
             and all(pod.revision != pool.revision for pod in observed.pods),
-            held=turns.held(pool, observed),
+            held=held,
         )
+
+    def _held_for_seats(self, outdated: Set[EngineName]) -> Waits | None:
+        """What could not come back stays; others go on, where their places are their own."""
+        if not self.unseated:
+            return None
+        regrouped = not self.live.keys() <= {engine.name for engine in self.pool.running}
+        none_else = bool(outdated) and outdated <= self.unseated
+        return Waits.FOR_SEATS if regrouped or none_else else None
 
     def wakes(self, observed: Observed) -> Iterator[float]:
         """When pods will have waited too long for a place."""

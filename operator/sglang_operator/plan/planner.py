@@ -251,6 +251,13 @@ class Planner:
         stays = self.observed.stays
         return bool(stays) and any(pod.uid in stays for pod in group.members)
 
+    @cached_property
+    def without_seat(self) -> Mapping[EngineName, str]:
+        """Why wanted engines could not be made now, by their seats alone."""
+        if self.seating is None:
+            return {}
+        return {n: why for n in self.wanted if (why := self.seating.why_waiting(n))}
+
     # --- what rules decide
 
     def remove(

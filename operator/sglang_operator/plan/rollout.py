@@ -153,7 +153,7 @@ class _Change:
 
         While it is held, or the revision that comes fails at its start, none goes that lives.
         """
-        if self.state.held is Waits.FOR_ADMISSION:
+        if self.state.held in (Waits.FOR_ADMISSION, Waits.FOR_SEATS):
             return
         for name, old in {**self.state.obsolete, **self.state.outdated}.items():
             if not (old.serves or old.falters or (self.spared and old.lives)):

@@ -19,6 +19,7 @@ class Waits(Enum):
     FOR_ROOM = "ForRoom"  # no node gets room for an engine by what may go
     FOR_RESUME = "ForResume"  # it is paused, and engines cannot be before old ones go
     FOR_ADMISSION = "ForAdmission"  # the API server would refuse the replacement
+    FOR_SEATS = "ForSeats"  # nobody knows where those that go could come back
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,7 +30,8 @@ class Waiting:
     engines: int = 0  # that are up with a closed gate
     engine: EngineName | None = None  # the engine that finds no room
     needed: int = 0  # the maxUnavailable with which it would go on
-    lacking: str = ""  # the scheduler's words, where it is not GPUs that nodes lack
+    # The scheduler's words, where it is not GPUs that nodes lack; of seats, why there are none.
+    lacking: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -480,11 +480,13 @@ def _devices_assigned(pool: Pool, plan: Plan) -> Condition:
             neighbours=plan.neighbours,
         )
     )
+    # What runs has its GPUs, and serves on; that it could not come back is told beforehand.
+    bound = holdups.bound(plan) if achieved.complete else ""
     return Condition(
         type=conditions.DEVICES_ASSIGNED,
         status=conditions.TRUE if achieved.complete else conditions.FALSE,
-        reason=achieved.reason,
-        message=achieved.message,
+        reason=conditions.SEATS_AWAITED if bound else achieved.reason,
+        message=achieved.message + bound,
     )
 
 

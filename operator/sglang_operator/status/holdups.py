@@ -136,6 +136,16 @@ def unseated(pool: Pool, plan: Plan, _: object) -> tuple[str, str] | None:
     return conditions.SEATS_AWAITED, message
 
 
+def bound(plan: Plan) -> str:
+    """Why engines that run could not come back, though nothing contradicts itself; empty if all
+    could, or some wait already."""
+    if plan.seating is None or plan.unseated or plan.seating.problem is not None:
+        return ""
+    found = (plan.seating.why_waiting(engine.name) for engine in plan.engines)
+    told = [why for why in found if why]
+    return texts.SEATS_UNKNOWN.format(engines=texts.engines(len(told)), why=told[0]) if told else ""
+
+
 def lingering(pool: Pool, plan: Plan, _: object = None) -> tuple[str, str] | None:
     """A pod that was to be gone long ago, where engines may wait for what it holds."""
     if not plan.lingering or not (plan.coming or plan.obsolete):

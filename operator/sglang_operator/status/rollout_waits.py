@@ -12,7 +12,9 @@ def message(pool: Pool, waiting: Waiting) -> str:
     command = texts.DO_ALLOW.format(
         name=pool.owner.name, namespace=pool.owner.namespace, value=value
     )
-    text = texts.ROLLOUT_WAITS_FOR_PLACE if waiting.lacking else _TEXTS[waiting.what]
+    text = _TEXTS[waiting.what]
+    if waiting.lacking and waiting.what is Waits.FOR_ROOM:
+        text = texts.ROLLOUT_WAITS_FOR_PLACE
     return text.format(
         name=pool.owner.name,
         namespace=pool.owner.namespace,
@@ -63,4 +65,5 @@ _TEXTS = {
     Waits.FOR_ROOM: texts.ROLLOUT_WAITS_FOR_ROOM,
     Waits.FOR_RESUME: texts.ROLLOUT_WAITS_FOR_RESUME,
     Waits.FOR_ADMISSION: texts.ROLLOUT_WAITS_FOR_ADMISSION,
+    Waits.FOR_SEATS: texts.ROLLOUT_WAITS_FOR_SEATS,
 }

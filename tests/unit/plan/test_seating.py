@@ -9,7 +9,9 @@ from sglang_operator.observed.engine_state import EngineState
 from sglang_operator.observed.model import Gate, Observed, ObservedNode
 from sglang_operator.placement.seats import TrainerPod
 from sglang_operator.plan import seating
-from tests.builders import NOW, a_pod, a_pool, all_pods, created, planned, removed
+from sglang_operator.plan.rollout_state import Waits
+from sglang_operator.status import compute as status
+from tests.builders import NOW, a_pod, a_pool, all_pods, created, planned, removed, weighed
 from tests.unit.placement.trainers import THREE, a_shared_pool, a_slot, by_hand, pods, seen
 
 POOL = a_shared_pool()
@@ -237,3 +239,71 @@ def test_a_change_of_the_spec_comes_to_its_end(change, size):
     here, _ = _settled(after, here, now, nodes)
     assert {pod.engine for pod in here} == {engine.name for engine in after.running}
     assert {pod.revision for pod in here} == {after.revision}
+
+
+def _conditions(pool, found):
+    told = status.compute(
+        pool,
+        found,
+        weighed(pool, list(found.pods)),
+        ignored=[],
+        troubles=(),
+        previous={},
+        now=NOW,
+    )
+    return {each["type"]: each for each in told["conditions"]}
+
+
+# --- a rollout while nobody can have a seat
+
+
+TORN = (a_slot(0, gpus=THREE[0].gpus[:4]), *THREE[1:])
+UNGATED = {"weights": {"gate": "Off"}}
+
+
+@pytest.mark.parametrize(("of", "data"), [(TORN, None), (THREE, {})], ids=["disagree", "empty"])
+@pytest.mark.parametrize(
+    ("spec", "ready"),
+    [(UNGATED, True), ({}, False), ({**UNGATED, "rollout": {"maxUnavailable": "100%"}}, True)],
+    ids=["ungated", "gates are closed", "all at once"],
+)
+def test_no_engine_goes_for_a_revision_that_could_not_come_back(of, data, spec, ready):
+    after = a_shared_pool(**spec, seed=9)
+    told = {} if data is None else {"data": data}
+    found = plan(seated(a_shared_pool(**spec), ready=ready), *of, pool=after, **told)
+    assert not found.removals
+    assert found.waiting.what is Waits.FOR_SEATS
+    assert found.waiting.lacking == found.seating.why_waiting(EVERY[0]) != ""
+
+
+def test_a_lost_map_keeps_a_regrouping_back():
+    after = a_shared_pool(**UNGATED, num_gpus_per_worker=4, rollout={"maxUnavailable": "100%"})
+    found = plan(seated(a_shared_pool(**UNGATED), ready=True), pool=after, data={})
+    assert not found.removals
+
+
+def test_engines_with_a_seat_are_rolled_out_beside_those_without():
+    after = a_shared_pool(**UNGATED, seed=9, rollout={"maxUnavailable": "100%"})
+    here = seated(a_shared_pool(**UNGATED), ready=True)
+    found = plan(here, *THREE[1:], pool=after, trainers=pods(*THREE))
+    assert {removal.pod.engine for removal in found.removals} == set(EVERY[4:])
+
+
+def test_a_map_that_is_lost_is_told_at_once_and_engines_serve_on():
+    pool = a_shared_pool(**UNGATED)
+    found = plan(seated(pool, ready=True), pool=pool, data={})
+    told = _conditions(pool, found)
+    assert told["Ready"]["status"] == "True"
+    assert told["DevicesAssigned"]["status"] == "True"
+    assert told["DevicesAssigned"]["reason"] == "WaitingForTrainersGPUs"
+    assert "could not come back" in told["DevicesAssigned"]["message"]
+    there = plan(seated(pool, ready=True), pool=pool)
+    assert _conditions(pool, there)["DevicesAssigned"]["reason"] == "Shared"
+
+
+def test_a_rollout_that_waits_for_seats_says_so():
+    after = a_shared_pool(**UNGATED, seed=9)
+    found = plan(seated(a_shared_pool(**UNGATED), ready=True), pool=after, data={})
+    told = _conditions(after, found)
+    assert told["Ready"]["reason"] == "RolloutWaiting"
+    assert "nobody has said which GPUs" in told["Ready"]["message"]

@@ -1,13 +1,17 @@
 """Rule: engines go for the sake of the pool as it is wanted now.  Pure.
 
 Obsolete ones, whose GPU ids nobody wants any more, and those of an older revision go by one budget,
-so one rule decides on both; how many, and which, ``plan.rollout`` counts.
+so one rule decides on both; how many, and which, ``plan.rollout`` counts.  None goes that could not
+come back: while nobody knows where the next one would be, it stays as it is.
 """
+
+from dataclasses import replace
 
 from sglang_operator.observed.engine_state import EngineState
 from sglang_operator.observed.groups import Group
 from sglang_operator.plan import footing, rollout
 from sglang_operator.plan.planner import EngineGroups, Planner
+from sglang_operator.plan.rollout_state import Waits
 
 
 def make_way_for_the_new(planner: Planner) -> None:
@@ -27,11 +31,15 @@ def make_way_for_the_new(planner: Planner) -> None:
         lingering=planner.lingering,
         failing=planner.present_starts().failing,
         beside={n: f.beside for n, f in planner.engines.items() if f.beside is not None},
+        unseated=frozenset(planner.without_seat),
         tried=frozenset(n for n, found in planner.engines.items() if planner.tried(found)),
         now=planner.now,
     )
     going = rollout.going(standing.rollout_state(planner.observed))
-    planner.waiting = going.waiting
+    planner.waiting = waiting = going.waiting
+    if waiting is not None and waiting.what is Waits.FOR_SEATS:
+        why = next(iter(planner.without_seat.values()))
+        planner.waiting = replace(waiting, lacking=why)
     planner.surging = going.surging
     planner.cramped = standing.words() if going.cramped else None
     planner.wakes.extend(standing.wakes(planner.observed))

@@ -28,7 +28,7 @@ def follow_the_trainer(planner: Planner) -> None:
     for name in planner.wanted:
         if planner.groups_of(name).live:
             continue
-        if seating.why_waiting(name):
+        if name in planner.without_seat:
             planner.podless[name] = EngineState.WAITING
             planner.unseated.append(name)
         elif taken_by(seating.seats[name], planner.observed) is not None:
