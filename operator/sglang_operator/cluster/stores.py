@@ -198,6 +198,7 @@ class PodStore:
         self._entries: dict[str, PodEntry] = {}
         self._by_pool: defaultdict[PoolKey, dict[str, PodEntry]] = defaultdict(dict)
         self._by_node: defaultdict[str, dict[str, PodEntry]] = defaultdict(dict)
+        self._uncounted: dict[str, PodEntry] = {}
         self._gone = Tombstones()
         self._called = Called()
         self._lost_at: dict[PoolKey, float] = {}
@@ -239,6 +240,10 @@ class PodStore:
     def on(self, node: str) -> Iterator[PodEntry]:
         """The pods of all pools on this node."""
         return iter(self._by_node.get(node, {}).values())
+
+    def uncounted(self) -> Iterator[PodEntry]:
+        """The pods of all pools that were given GPUs by name: no scheduler counts those."""
+        return iter(self._uncounted.values())
 
     def pools_on(self, node: str) -> set[PoolKey]:
         """The pools that have a pod on this node."""
@@ -341,12 +346,15 @@ class PodStore:
         self._entries[uid] = entry
         self._by_pool[entry.pool][uid] = entry
         self._by_node[entry.pod.node][uid] = entry
+        if entry.pod.gpus_seen:
+            self._uncounted[uid] = entry
 
     def _unindex(self, uid: str) -> PodEntry | None:
         """Take a pod out of where it was."""
         entry = self._entries.pop(uid, None)
         if entry is None:
             return None
+        self._uncounted.pop(uid, None)
         for index, place in ((self._by_pool, entry.pool), (self._by_node, entry.pod.node)):
             del index[place][uid]  # type: ignore[index]
             if not index[place]:  # type: ignore[index]

@@ -1,6 +1,6 @@
 """The first stage of a pass: what the stores hold of one pool → ``Observed``."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from sglang_operator.api import names
@@ -74,6 +74,7 @@ class Observer:
         own, unread = ends.as_read(pods.own)
         return Observed(
             neighbours=self._neighbours(key, pods.own),
+            departing=tuple(self._departing(memory.uid)),
             pods=explaining.with_events(memory, own),
             unread=unread,
             taken=pods.taken,
@@ -109,6 +110,18 @@ class Observer:
             if not set(pod.gpus_seen).isdisjoint(entry.pod.gpus_seen)
         }
         return tuple(sorted(found))
+
+    def _departing(self, uid: names.Uid) -> Iterator[ObservedPod]:
+        """Pods that may hold GPUs of the trainer and are not the pool's of this UID: on their way
+        out, or about to be, for their own pool is gone.  Pools that are there share GPUs as told.
+        """
+        for entry in self._view.pods.uncounted():
+            if entry.owner == uid or entry.pod.ended:
+                continue
+            pool = entry.pool
+            stays = self._view.pools.has(pool.namespace, pool.name, entry.owner)
+            if entry.pod.deleting or not stays:
+                yield entry.pod
 
     def _former_lease(self, key: PoolKey) -> ObservedChild | None:
         store = self._view.children.get(kinds.LEASE.kind)

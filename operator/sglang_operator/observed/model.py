@@ -459,8 +459,7 @@ class Observed:
     reports: Mapping[str, EngineReport] = field(default_factory=dict)  # by instance
     # Failures that stand in the stored status: only these pods may be deleted.
     recorded: frozenset[Uid] = frozenset()
-    # Creates were refused (quota, admission): no more of them before this time (steady).
-    creates_blocked_until: float = 0.0
+    creates_blocked_until: float = 0.0  # they were refused (quota, admission): until then (steady)
     creates_refused: bool = False  # the last were: what is tried again is told once it is there
     # Pods that were to go, and whose delete was not taken: they are told as they are.
     stays: frozenset[Uid] = frozenset()
@@ -474,6 +473,7 @@ class Observed:
     doubted_revision: str = ""
     revisions: Mapping[str, EngineFacts] = field(default_factory=dict)  # earlier ones', if known
     neighbours: tuple[str, ...] = ()  # other pools on the same GPUs
+    departing: tuple[ObservedPod, ...] = ()  # of other pools, or of none now, with uncounted GPUs
 
     @property
     def all_pods(self) -> tuple[ObservedPod, ...]:

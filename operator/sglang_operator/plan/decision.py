@@ -1,7 +1,7 @@
 """What a plan consists of.  Pure data: ``plan`` makes it, ``actions`` has it carried out."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from sglang_operator.api.names import EngineName, Uid
@@ -78,6 +78,8 @@ class Plan:
     seating: Seating | None = None  # where pods belong, if that is not the scheduler's to say
     neighbours: tuple[str, ...] = ()  # other pools that have engines on its GPUs
     unseated: tuple[EngineName, ...] = ()  # engines that have no pods for want of a seat
+    # Engines that wait for GPUs which a pod of another pool, or of an earlier one, may hold.
+    kept_out: Mapping[EngineName, str] = field(default_factory=dict)
     untried: bool = False  # there is no pod of the present revision
     lingering: tuple[ObservedPod, ...] = ()  # deleted, and still there long after their grace
     at: float = 0.0  # the time for which this holds, by the steady clock

@@ -98,6 +98,7 @@ class Planner:
         self.cramped: str | None = None  # why there is no room for such: "" if nobody says
         self.tuned: Tuning | None = None
         self.unseated: list[EngineName] = []
+        self.kept_out: dict[EngineName, str] = {}  # by a pod of another pool, by its name
         # Where pods belong, if that is not the scheduler's to say.
         self.seating = seating.of(pool, observed)
 
@@ -375,6 +376,7 @@ class Planner:
             lingering=self.lingering,
             seating=self.seating,
             unseated=tuple(self.unseated),
+            kept_out=self.kept_out,
             neighbours=self.observed.neighbours,
             at=self.now,
             untried=all(pod.revision != self.pool.revision for pod in self.observed.pods),

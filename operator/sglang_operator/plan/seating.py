@@ -1,6 +1,7 @@
 """Where the pods of a pool's engines belong, by what is seen, and who is still there.  Pure."""
 
 from collections.abc import Collection
+from itertools import chain
 
 from sglang_operator.api.names import slots_name
 from sglang_operator.observed.model import Observed, ObservedPod
@@ -25,16 +26,12 @@ def _seen(pool: Pool, observed: Observed) -> Seen:
 
 
 def taken_by(seats: Collection[Seat], observed: Observed) -> ObservedPod | None:
-    """A pod of the pool whose engine may still hold the memory of these GPUs.
+    """A pod whose engine may still hold the memory of these GPUs, or is yet to: one of the pool, or
+    one of another that is on its way out.
 
-    No scheduler counts them, so that another would be put beside it.
+    No scheduler counts them, so that another would be put beside it.  By their UUIDs alone: a pod
+    that has no node yet comes to them all the same.
     """
-    wanted = {(seat.node, gpu) for seat in seats for gpu in seat.gpus}
-    return next(
-        (
-            pod
-            for pod in observed.all_pods
-            if not pod.ended and any((pod.node, gpu) in wanted for gpu in pod.gpus_seen)
-        ),
-        None,
-    )
+    wanted = {gpu for seat in seats for gpu in seat.gpus}
+    every = chain(observed.all_pods, observed.departing)
+    return next((pod for pod in every if not (pod.ended or wanted.isdisjoint(pod.gpus_seen))), None)

@@ -128,7 +128,12 @@ def misplaced(plan: Plan) -> tuple[str, str] | None:
 
 
 def unseated(pool: Pool, plan: Plan, _: object) -> tuple[str, str] | None:
-    """Engines that wait for a trainer to say where its GPUs are, or to come back."""
+    """Engines that wait for a trainer to say where its GPUs are, or to come back; or for the last
+    of another pool to be gone from them."""
+    if not plan.unseated and plan.kept_out:
+        why = texts.SEAT_TAKEN.format(pod=next(iter(plan.kept_out.values())))
+        message = texts.SEATS_AWAITED.format(engines=texts.engines(len(plan.kept_out)), why=why)
+        return conditions.SEATS_AWAITED, message
     if not plan.unseated or plan.seating is None:
         return None
     why = plan.seating.why_waiting(plan.unseated[0])

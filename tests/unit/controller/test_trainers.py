@@ -3,6 +3,8 @@
 import asyncio
 from typing import Any
 
+import pytest
+
 from sglang_operator.api import names
 from sglang_operator.kube import paths
 from sglang_operator.placement.slots import Slot, written
@@ -113,6 +115,37 @@ def test_pools_on_the_same_gpus_tell_of_each_other():
             api.change("rl", "two", {**api.pool("rl", "two")["spec"], "suspend": True})
             await api.until(lambda: len(engines(api)) == 1)
             await api.until(lambda: not told(api, "one"))
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("again", ["pool", "other"])
+def test_a_pool_made_anew_waits_for_the_last_engine_of_the_one_before(again):
+    """Under its name or another: the engine is told to end, and has the GPUs until it has."""
+    slot = a_slot(0)
+
+    async def story() -> None:
+        api = fake_api.Api()
+        async with fake_api.operator(api, watch_nodes=False):
+            run_trainer(api, slot)
+            api.make(*KEY, placement=by_hand(slot))
+            await api.until(lambda: engines(api))
+            (old,) = engines(api)
+            path = paths.pod("rl", old["metadata"]["name"])
+            api.touch(path, {"spec": {"nodeName": "gpu-0"}})
+            await api.until(lambda: api.reason(*KEY) == "PoolReady")
+            for other in [each for each in api.objects if "/pods/" not in each]:
+                await api.request("DELETE", other)
+            deletion = {"deletionTimestamp": "2036-11-30T14:30:00Z"}
+            api.touch(path, {"metadata": {**deletion, "deletionGracePeriodSeconds": 600}})
+            await asyncio.sleep(0.2)
+            api.make("rl", again, placement=by_hand(slot))
+            await api.until(lambda: api.reason("rl", again) == "WaitingForTrainersGPUs")
+            assert engines(api) == [api.objects[path]]
+
+            await api.request("DELETE", path)
+            await api.until(lambda: api.reason("rl", again) == "PoolReady", 10)
+            assert len(engines(api)) == 1
 
     asyncio.run(story())
 

@@ -17,6 +17,7 @@ from tests.unit.placement.trainers import THREE, a_shared_pool, a_slot, by_hand,
 POOL = a_shared_pool()
 EVERY = [engine.name for engine in POOL.engines]
 ON_NODE_0 = EVERY[:4]
+UNGATED = {"weights": {"gate": "Off"}}
 
 
 def seated(pool=POOL, *of, **changes):
@@ -172,6 +173,35 @@ def test_an_engine_that_has_ended_is_in_nobody_s_way():
     assert EVERY[0] in [name for name, _ in created(plan([gone]))]
 
 
+def test_an_engine_waits_for_one_that_has_its_gpus_and_no_node_yet():
+    """Slots swap their GPUs while a pod is not bound."""
+    pool = a_shared_pool(**UNGATED)
+    here = [pod for pod in seated(pool, ready=True) if pod.engine != EVERY[1]]
+    here[0] = dataclasses.replace(
+        here[0], node="", phase="Pending", ready=False, engine_runs=False, containers_ready=False
+    )
+    gpus = THREE[0].gpus
+    swapped = a_slot(0, gpus=(*gpus[2:4], *gpus[0:2], *gpus[4:]))
+    found = plan(here, swapped, *THREE[1:], pool=pool)
+    assert [removal.pod.engine for removal in found.removals] == [EVERY[0]]
+    assert not found.creates
+
+
+def test_an_engine_waits_for_the_last_of_another_pool_and_says_so():
+    old = dataclasses.replace(seated()[0], name="other-g0-1-0", uid=names.Uid("other"))
+    found = plan([], departing=(old,))
+    assert [name for name, _ in created(found)] == EVERY[1:]
+    assert found.engines[0].state is EngineState.WAITING
+    assert found.wake_at is not None
+    assert found.wake_at <= NOW + 5
+    found = plan(seated()[1:], departing=(old,))
+    told = _conditions(POOL, found)["Ready"]
+    assert told["reason"] == "WaitingForTrainersGPUs"
+    assert "other-g0-1-0 is not gone yet" in told["message"]
+    gone = dataclasses.replace(old, phase="Failed", over=True)
+    assert created(plan(seated()[1:], departing=(gone,))) == [(EVERY[0], 0)]
+
+
 def test_slots_by_hand_need_no_trainer_to_be_seen():
     pool = a_shared_pool(placement=by_hand(*THREE))
     found = plan([], pool=pool, data={}, trainers={})
@@ -258,7 +288,6 @@ def _conditions(pool, found):
 
 
 TORN = (a_slot(0, gpus=THREE[0].gpus[:4]), *THREE[1:])
-UNGATED = {"weights": {"gate": "Off"}}
 
 
 @pytest.mark.parametrize(("of", "data"), [(TORN, None), (THREE, {})], ids=["disagree", "empty"])

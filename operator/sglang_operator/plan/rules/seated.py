@@ -9,6 +9,8 @@ from sglang_operator.observed.engine_state import EngineState
 from sglang_operator.plan.planner import Planner
 from sglang_operator.plan.seating import taken_by
 
+LOOK_SECONDS = 2.0  # between two looks whether another pool's pod is gone
+
 
 def follow_the_trainer(planner: Planner) -> None:
     """Who cannot stay goes; who does not know where to be waits."""
@@ -31,5 +33,9 @@ def follow_the_trainer(planner: Planner) -> None:
         if name in planner.without_seat:
             planner.podless[name] = EngineState.WAITING
             planner.unseated.append(name)
-        elif taken_by(seating.seats[name], planner.observed) is not None:
+        elif (pod := taken_by(seating.seats[name], planner.observed)) is not None:
             planner.podless[name] = EngineState.WAITING
+            if pod in planner.observed.departing:
+                # Nobody wakes a pool for the pods of others.
+                planner.kept_out[name] = pod.name
+                planner.wakes.append(planner.now + LOOK_SECONDS)
