@@ -109,8 +109,9 @@ class ControlLoop:
 
     def _wake_joined(self, namespace: str) -> None:
         """A trainer's pod came, went or moved: engines may have joined it."""
+        joined = {entry.pool for entry in self.pods.uncounted() if entry.pod.slot}
         for key in self.pools.known():
-            if key.namespace == namespace and self._may_join(key):
+            if key.namespace == namespace and (self._may_join(key) or key in joined):
                 self.wake(key, True)
 
     def _may_join(self, key: PoolKey) -> bool:

@@ -5,13 +5,20 @@ from itertools import chain
 
 from sglang_operator.api.names import slots_name
 from sglang_operator.observed.model import Observed, ObservedPod
+from sglang_operator.placement import seats
 from sglang_operator.placement.seats import Seat, Seating, Seen
+from sglang_operator.placement.slots import Slots
 from sglang_operator.pool.resolve import Pool
 
 
 def of(pool: Pool, observed: Observed) -> Seating | None:
     """The seats of its engines; None where they are the scheduler's to say."""
     return pool.seating(_seen(pool, observed)) if pool.placement.seats else None
+
+
+def trainer_alone(observed: Observed) -> Seating:
+    """What is known where no engine gets a seat: which of the trainer's pods are there."""
+    return seats.seating(Slots(), {}, 1, Seen(trainers=observed.trainers), "")
 
 
 def _seen(pool: Pool, observed: Observed) -> Seen:
@@ -25,13 +32,13 @@ def _seen(pool: Pool, observed: Observed) -> Seen:
     return Seen(published=data, trainers=observed.trainers, nodes=there)
 
 
-def taken_by(seats: Collection[Seat], observed: Observed) -> ObservedPod | None:
+def taken_by(wanted: Collection[Seat], observed: Observed) -> ObservedPod | None:
     """A pod whose engine may still hold the memory of these GPUs, or is yet to: one of the pool, or
     one of another that is on its way out.
 
     No scheduler counts them, so that another would be put beside it.  By their UUIDs alone: a pod
     that has no node yet comes to them all the same.
     """
-    wanted = {gpu for seat in seats for gpu in seat.gpus}
+    gpus = {gpu for seat in wanted for gpu in seat.gpus}
     every = chain(observed.all_pods, observed.departing)
-    return next((pod for pod in every if not (pod.ended or wanted.isdisjoint(pod.gpus_seen))), None)
+    return next((pod for pod in every if not (pod.ended or gpus.isdisjoint(pod.gpus_seen))), None)

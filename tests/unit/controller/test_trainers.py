@@ -119,6 +119,28 @@ def test_pools_on_the_same_gpus_tell_of_each_other():
     asyncio.run(story())
 
 
+def test_engines_go_with_their_trainer_when_their_pool_is_in_another_mode_by_then():
+    slot = a_slot(0)
+
+    async def story() -> None:
+        api = fake_api.Api()
+        async with fake_api.operator(api, watch_nodes=False):
+            run_trainer(api, slot)
+            api.make(*KEY, placement=SHARED)
+            await api.until(lambda: SLOTS in api.objects)
+            publish(api, slot)
+            await api.until(lambda: api.reason(*KEY) == "PoolReady")
+            spec = {**api.pool(*KEY)["spec"], "rollout": {"paused": True}}
+            del spec["placement"]
+            api.change(*KEY, spec)
+            await api.until(lambda: api.pool(*KEY)["status"].get("placement") == "Count", 10)
+            assert nodes(api) == ["gpu-0"], "it is paused"
+            await api.request("DELETE", trainer(slot)[0])
+            await api.until(lambda: engines(api) and "affinity" not in engines(api)[0]["spec"])
+
+    asyncio.run(story())
+
+
 @pytest.mark.parametrize("again", ["pool", "other"])
 def test_a_pool_made_anew_waits_for_the_last_engine_of_the_one_before(again):
     """Under its name or another: the engine is told to end, and has the GPUs until it has."""

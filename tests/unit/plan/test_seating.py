@@ -141,6 +141,18 @@ def test_engines_that_nobody_wants_any_more_go_with_their_trainer_too():
     assert set(ON_NODE_0) <= {removal.pod.engine for removal in found.removals}
 
 
+@pytest.mark.parametrize("paused", [True, False], ids=["paused", "rolled out"])
+def test_engines_of_a_pool_in_another_mode_now_go_with_their_trainer_all_the_same(paused):
+    """All at once: it is no step of a rollout."""
+    other = a_pool(**UNGATED, rollout={"paused": paused})
+    here = seated(a_shared_pool(**UNGATED), ready=True)
+    found = planned(other, here, **seen(POOL, *THREE, trainers=pods(*THREE[1:])))
+    gone = {removal.pod.engine for removal in found.removals if not removal.drains}
+    assert gone == set(ON_NODE_0)
+    alone = planned(other, here, **seen(POOL, *THREE, trainers=None))
+    assert not gone & {removal.pod.engine for removal in alone.removals}
+
+
 def test_where_nobody_looks_for_trainers_everything_stays():
     """As for who draws a map."""
     assert not plan(seated(), trainers=None).removals

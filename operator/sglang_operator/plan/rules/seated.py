@@ -7,7 +7,7 @@ trainer is; gated ones behind a closed gate.
 
 from sglang_operator.observed.engine_state import EngineState
 from sglang_operator.plan.planner import Planner
-from sglang_operator.plan.seating import taken_by
+from sglang_operator.plan.seating import taken_by, trainer_alone
 
 LOOK_SECONDS = 2.0  # between two looks whether another pool's pod is gone
 
@@ -15,11 +15,13 @@ LOOK_SECONDS = 2.0  # between two looks whether another pool's pod is gone
 def follow_the_trainer(planner: Planner) -> None:
     """Who cannot stay goes; who does not know where to be waits."""
     seating = planner.seating
-    if seating is None:
-        return
+    if seating is None and not any(pod.slot for pod in planner.observed.pods):
+        return  # as for most pools
+    # Those that were made in this mode stay on the trainer's GPUs also where another is wanted now.
+    stays_with = seating or trainer_alone(planner.observed)
     for name, found in planner.engines.items():
         for group in [g for g in found.live if not planner.stays(g)]:
-            why = seating.left(name, [pod.slot for pod in group.members])
+            why = stays_with.left(name, [pod.slot for pod in group.members])
             if not why:
                 continue
             for pod in group.members:
@@ -27,6 +29,8 @@ def follow_the_trainer(planner: Planner) -> None:
             found.live.remove(group)
             found.dying.append(group)
             planner.podless.setdefault(name, EngineState.WAITING)
+    if seating is None:
+        return
     for name in planner.wanted:
         if planner.groups_of(name).live:
             continue
