@@ -3,15 +3,15 @@
 The executor performs actions and decides nothing.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sglang_operator.api import names
+from sglang_operator.api import names, texts
 from sglang_operator.children import drift, engine_pod, kinds, weights_lease
 from sglang_operator.gates.decide import GatePlan
 from sglang_operator.gates.lease import LeaseStep
-from sglang_operator.observed.model import Gate, Observed, ObservedChild
+from sglang_operator.observed.model import Gate, Observed, ObservedChild, ObservedPod
 from sglang_operator.plan.decision import RemovePod
 from sglang_operator.plan.plan import Plan
 from sglang_operator.pool.resolve import Owner, Pool
@@ -128,6 +128,20 @@ def pod_actions(pool: Pool, plan: Plan, template: Mapping[str, Any]) -> list[Pod
                 CreatePod(name=name, engine=engine, body=body, reason=create.reason, after=after)
             )
     return deletes + creates
+
+
+def left_behind(pods: Iterable[ObservedPod]) -> list[PodAction]:
+    """Deletes of pods whose trainer is gone, where no spec says how long they may drain."""
+    return [
+        DeletePod(
+            name=pod.name,
+            uid=pod.uid,
+            resource_version=pod.resource_version,
+            grace_seconds=ENDED_GRACE_SECONDS,
+            reason=texts.SEAT_LEFT,
+        )
+        for pod in pods
+    ]
 
 
 def _grace(pool: Pool, removal: RemovePod) -> int:

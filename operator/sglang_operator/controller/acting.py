@@ -21,6 +21,7 @@ from sglang_operator.kube.errors import (
     ApiError,
     ApiUnreachableError,
 )
+from sglang_operator.observed.model import ObservedPod
 from sglang_operator.plan.plan import Plan
 
 # A pass performs pod actions for so long at most; what is left is planned again.
@@ -165,6 +166,26 @@ class Actor:
             current=acting.current,
             proven=steady() < memory.proven_until,
         )
+
+    async def remove(self, this: Pass, pods: Sequence[ObservedPod]) -> None:
+        """Delete what is on GPUs of a trainer that is gone, under a spec that is refused."""
+        memory, batch = this.memory, actions.left_behind(pods)
+        outcome = await self._executor.pods(
+            this.key,
+            memory.uid,
+            batch,
+            asked=this.record,
+            confirm=lambda: self._confirm(this),
+            go_on=lambda: True,
+        )
+        if outcome.gone:
+            self._view.pools.gone(this.key, memory.uid)
+        elif (error := outcome.failed or outcome.refused_delete) is not None:
+            delay = memory.acting.failed(error)
+            log.warning("%s: %s; next try in %.1f s", this.key, error, delay)
+            this.requeue.after(Reason.PODS_FAILED, delay)
+        else:
+            memory.acting.succeeded()
 
     async def _call_roll(self, this: Pass) -> Outcome | None:
         """Learn what an operator before this one has made of the pool; None if nothing is new."""

@@ -34,6 +34,7 @@ from sglang_operator.engine import arguments
 from sglang_operator.fleet.poller import Poller
 from sglang_operator.observed import health
 from sglang_operator.observed.wire import CustomResource
+from sglang_operator.plan import seating
 from sglang_operator.pool.resolve import Pool, Refused
 
 log = logging.getLogger(__name__)
@@ -113,6 +114,8 @@ class Reconciler:
         if await self._actor.gates(this, decision):
             this.requeue.now(Reason.GATES_MOVED)
             return
+        if behind := seating.left_behind(decision.observed):
+            await self._beside_gates(this, decide, self._actor.remove(this, behind))
         publishing = self._publisher.publish_refused(this, decision, refused)
         await self._beside_gates(this, decide, publishing)
 

@@ -1,9 +1,10 @@
 """Where the pods of a pool's engines belong, by what is seen, and who is still there.  Pure."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from itertools import chain
 
 from sglang_operator.api.names import slots_name
+from sglang_operator.observed import groups
 from sglang_operator.observed.model import Observed, ObservedPod
 from sglang_operator.placement import seats
 from sglang_operator.placement.seats import Seat, Seating, Seen
@@ -19,6 +20,20 @@ def of(pool: Pool, observed: Observed) -> Seating | None:
 def trainer_alone(observed: Observed) -> Seating:
     """What is known where no engine gets a seat: which of the trainer's pods are there."""
     return seats.seating(Slots(), {}, 1, Seen(trainers=observed.trainers), "")
+
+
+def left_behind(observed: Observed) -> Sequence[ObservedPod]:
+    """The pods of engines whose trainer is gone, whatever their pool wants, and that do not go."""
+    if observed.leaving or not any(pod.slot for pod in observed.pods):
+        return ()
+    known = trainer_alone(observed)
+    return [
+        pod
+        for group in groups.of(observed.pods)
+        if known.left(group.engine, [pod.slot for pod in group.members])
+        for pod in group.members
+        if not (pod.ended or pod.deleting)
+    ]
 
 
 def _seen(pool: Pool, observed: Observed) -> Seen:

@@ -141,6 +141,29 @@ def test_engines_go_with_their_trainer_when_their_pool_is_in_another_mode_by_the
     asyncio.run(story())
 
 
+def test_engines_go_with_their_trainer_under_a_spec_that_is_refused():
+    slot = a_slot(0)
+
+    async def story() -> None:
+        api = fake_api.Api()
+        async with fake_api.operator(api, watch_nodes=False):
+            run_trainer(api, slot)
+            api.make(*KEY, placement=SHARED)
+            await api.until(lambda: SLOTS in api.objects)
+            publish(api, slot)
+            await api.until(lambda: api.reason(*KEY) == "PoolReady")
+            api.change(*KEY, {**api.pool(*KEY)["spec"], "rollout": {"maxSurge": 1}})
+            await api.until(lambda: api.reason(*KEY) != "PoolReady")
+            refused = api.reason(*KEY)
+            await asyncio.sleep(0.2)
+            assert engines(api), "those that can stay do"
+            await api.request("DELETE", trainer(slot)[0])
+            await api.until(lambda: not engines(api))
+            assert api.reason(*KEY) == refused
+
+    asyncio.run(story())
+
+
 @pytest.mark.parametrize("again", ["pool", "other"])
 def test_a_pool_made_anew_waits_for_the_last_engine_of_the_one_before(again):
     """Under its name or another: the engine is told to end, and has the GPUs until it has."""
