@@ -37,9 +37,9 @@ def follow_the_trainer(planner: Planner) -> None:
         if name in planner.without_seat:
             planner.podless[name] = EngineState.WAITING
             planner.unseated.append(name)
-        elif (pod := taken_by(seating.seats[name], planner.observed)) is not None:
+        elif (other := taken_by(seating.seats[name], planner.observed)) is not None:
             planner.podless[name] = EngineState.WAITING
-            if pod in planner.observed.departing:
+            if other in planner.observed.departing:
                 # Nobody wakes a pool for the pods of others.
-                planner.kept_out[name] = pod.name
+                planner.kept_out[name] = other.name
                 planner.wakes.append(planner.now + LOOK_SECONDS)
