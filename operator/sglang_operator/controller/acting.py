@@ -181,9 +181,9 @@ class Actor:
         if outcome.gone:
             self._view.pools.gone(this.key, memory.uid)
         elif (error := outcome.failed or outcome.refused_delete) is not None:
-            delay = memory.acting.failed(error)
-            log.warning("%s: %s; next try in %.1f s", this.key, error, delay)
-            this.requeue.after(Reason.PODS_FAILED, delay)
+            wait = memory.acting.failed(error)
+            log.warning("%s: %s; next try in %.1f s", this.key, error, wait)
+            this.requeue.after(Reason.PODS_FAILED, wait)
         else:
             memory.acting.succeeded()
 
