@@ -93,6 +93,15 @@ def test_other_pools_are_not_woken_for_a_trainers_pods():
     assert set(woken) == {"joins"}
 
 
+async def a_pool_that_joined(api: fake_api.Api, slot: Slot) -> None:
+    """A pool whose engines have started beside the trainer's pod that has said so."""
+    run_trainer(api, slot)
+    api.make(*KEY, placement=SHARED)
+    await api.until(lambda: SLOTS in api.objects)
+    publish(api, slot)
+    await api.until(lambda: api.reason(*KEY) == "PoolReady")
+
+
 def test_pools_on_the_same_gpus_tell_of_each_other():
     """Also the one that was there first, and again once the other is gone."""
 
@@ -125,11 +134,7 @@ def test_engines_go_with_their_trainer_when_their_pool_is_in_another_mode_by_the
     async def story() -> None:
         api = fake_api.Api()
         async with fake_api.operator(api, watch_nodes=False):
-            run_trainer(api, slot)
-            api.make(*KEY, placement=SHARED)
-            await api.until(lambda: SLOTS in api.objects)
-            publish(api, slot)
-            await api.until(lambda: api.reason(*KEY) == "PoolReady")
+            await a_pool_that_joined(api, slot)
             spec = {**api.pool(*KEY)["spec"], "rollout": {"paused": True}}
             del spec["placement"]
             api.change(*KEY, spec)
@@ -147,11 +152,7 @@ def test_engines_go_with_their_trainer_under_a_spec_that_is_refused():
     async def story() -> None:
         api = fake_api.Api()
         async with fake_api.operator(api, watch_nodes=False):
-            run_trainer(api, slot)
-            api.make(*KEY, placement=SHARED)
-            await api.until(lambda: SLOTS in api.objects)
-            publish(api, slot)
-            await api.until(lambda: api.reason(*KEY) == "PoolReady")
+            await a_pool_that_joined(api, slot)
             api.change(*KEY, {**api.pool(*KEY)["spec"], "rollout": {"maxSurge": 1}})
             await api.until(lambda: api.reason(*KEY) != "PoolReady")
             refused = api.reason(*KEY)
