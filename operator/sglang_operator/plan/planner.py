@@ -270,7 +270,13 @@ class Planner:
             self.removals.setdefault(pod.uid, removal)
 
     def remove_group(
-        self, group: Group, reason: str, *, replaced: bool = False, at_once: bool = False
+        self,
+        group: Group,
+        reason: str,
+        *,
+        replaced: bool = False,
+        at_once: bool = False,
+        drains: bool = True,
     ) -> None:
         """All of its pods are to be deleted, the leader first.
 
@@ -279,7 +285,7 @@ class Planner:
         """
         alone = not at_once and self.is_up(group) and group.drains(self.now)
         for pod in group.members[:1] if alone else group.members:
-            self.remove(pod, reason, replaced=replaced)
+            self.remove(pod, reason, replaced=replaced, drains=drains)
 
     def create(
         self,

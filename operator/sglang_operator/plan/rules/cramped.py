@@ -52,8 +52,8 @@ def make_room_for_one_another(planner: Planner) -> None:
         planner.wakes.append(due)
         return
     for group in going:
-        for pod in group.members:
-            planner.remove(pod, "others become whole where it is", drains=False)
+        why = "others become whole where it is"
+        planner.remove_group(group, why, at_once=True, drains=False)
         found = planner.groups_of(group.engine)
         found.live.remove(group)
         found.dying.append(group)

@@ -24,8 +24,7 @@ def follow_the_trainer(planner: Planner) -> None:
             why = stays_with.left(name, [pod.slot for pod in group.members])
             if not why:
                 continue
-            for pod in group.members:
-                planner.remove(pod, why, drains=False)
+            planner.remove_group(group, why, at_once=True, drains=False)
             found.live.remove(group)
             found.dying.append(group)
             planner.podless.setdefault(name, EngineState.WAITING)
