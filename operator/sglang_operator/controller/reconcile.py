@@ -126,6 +126,8 @@ class Reconciler:
         if this.memory.unsure:
             doubt = await self._beside_gates(this, decide, self._actor.clear_doubts(this))
         all_read = await self._observer.read_ends(this.key)
+        if self._by_now(this) is None:
+            return  # whatever it is now has a pass of its own
         vanished = self._view.pods.vanished(this.key)
         this.memory.note_vanished(vanished, len(pool.running), steady())
         decision = decide(this)
@@ -210,9 +212,13 @@ class Reconciler:
             task.cancel()
 
     def _by_now(self, this: Pass) -> Pass | None:
-        """The pass over its pool as that is known by now; None if it cannot be seen."""
+        """The pass over its pool as that is known by now.
+
+        None if it cannot be seen, or its engines are to stay without it as they are: their Lease
+        and pods have no owner any more, and look like somebody else's.
+        """
         known = self._view.pools.get(this.key)
-        if known is None or known.metadata.uid != this.memory.uid:
+        if known is None or known.metadata.uid != this.memory.uid or leaving.orphans(known):
             return None
         if not self._view.reads(this.key.namespace):
             return None  # what is seen is of the past

@@ -9,6 +9,7 @@ from sglang_operator.api import names
 from sglang_operator.backoff import Backoff
 from sglang_operator.cluster.stores import PoolKey
 from sglang_operator.controller import memory
+from sglang_operator.controller.observing import Observer
 from sglang_operator.kube import paths
 from sglang_operator.kube.errors import ApiError
 from sglang_operator.weights import lease_state
@@ -26,7 +27,7 @@ FINALIZERS = pytest.mark.parametrize("finalizers", [HELD, FOREGROUND], ids=["hel
 async def serving(api: fake_api.Api, room: Any) -> None:
     """A pool whose engine serves what a trainer committed."""
     api.make(*KEY)
-    await api.until(lambda: api.reason(*KEY) == "PoolReady" and REGISTRY in api.objects)
+    await api.until(lambda: api.up(*KEY))
     api.transact(*KEY, "Committed", fake_api.instances(room, KEY))
     await api.until(lambda: api.gate("rl") == "True" and acknowledged(api, "Committed"))
 
@@ -141,6 +142,36 @@ def test_engines_that_are_to_be_orphans_keep_their_gates():
     assert asyncio.run(story()) == "True"
 
 
+@pytest.mark.parametrize("waits", ["status", "ends"])
+def test_engines_become_orphans_while_a_pass_waits_for_the_api_server(waits, monkeypatch):
+    """A Lease that the garbage collector had let go was somebody else's to the pass of before."""
+
+    async def story() -> str:
+        api, waiting, go_on = fake_api.Api(), asyncio.Event(), asyncio.Event()
+
+        async def read_ends(*_: Any) -> bool:
+            waiting.set()
+            await go_on.wait()
+            return True
+
+        async with fake_api.operator(api) as room:
+            await serving(api, room)
+            if waits == "status":
+                api.hangs = lambda method, path: path == paths.pool(*KEY) + "/status"
+            else:
+                monkeypatch.setattr(Observer, "read_ends", read_ends)
+            api.touch(paths.pool(*KEY), {"metadata": {"generation": 2}})
+            await api.until(lambda: api.hanging or waiting.is_set())
+            delete(api, ["orphan"])
+            api.touch(LEASE, {"metadata": {"ownerReferences": []}})
+            await asyncio.sleep(0.1)
+            go_on.set()
+            await asyncio.sleep(0.1)
+            return api.gate("rl")
+
+    assert asyncio.run(story()) == "True"
+
+
 def test_a_status_that_is_late_for_its_pool_is_no_error(caplog):
     async def story() -> None:
         api = fake_api.Api()
@@ -219,6 +250,6 @@ def test_a_namespace_that_is_there_after_all_is_worked_in_again(monkeypatch):
             await api.request("DELETE", REGISTRY)
             await api.until(lambda: api.reason(*KEY) == "Terminating")
             api.fails = lambda method, path: None
-            await api.until(lambda: api.reason(*KEY) == "PoolReady" and REGISTRY in api.objects)
+            await api.until(lambda: api.up(*KEY))
 
     asyncio.run(story())
