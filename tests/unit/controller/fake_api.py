@@ -141,6 +141,14 @@ class Api(MemoryApi):
         told = self.pool(namespace, name).get("status", {}).get("conditions", ())
         return next((c["reason"] for c in told if c["type"] == "Ready"), "")
 
+    def up(self, namespace: str, name: str) -> bool:
+        """Ready is told, and what is written beside it is there: neither waits for the other."""
+        kinds = {"Service": names.service_name, "PodDisruptionBudget": names.disruption_budget_name}
+        kinds |= {"ConfigMap": names.registry_name, "Lease": names.weights_lease_name}
+        beside = (paths.child(kind, namespace, named(name)) for kind, named in kinds.items())
+        told = self.reason(namespace, name) == "PoolReady"
+        return told and all(path in self.objects for path in beside)
+
     def pods(self, namespace: str) -> list[Json]:
         start = paths.pods(namespace) + "/"
         return [body for path, body in self.objects.items() if path.startswith(start)]

@@ -33,7 +33,7 @@ def held(api: fake_api.Api) -> bool:
 
 async def a_pool(api: fake_api.Api, **spec: Any) -> None:
     api.make(*KEY, **spec)
-    await api.until(lambda: api.reason(*KEY) == "PoolReady")
+    await api.until(lambda: api.up(*KEY))
     await api.until(lambda: REGISTRY in api.objects)
     assert says(api) == Transaction(), "the first one is free"
 

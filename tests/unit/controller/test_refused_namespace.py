@@ -92,8 +92,7 @@ def test_nothing_is_planned_from_what_was_seen_before_the_refusal(
         for team in BOTH:
             api.make(team, "actor")
         async with fake_api.operator(api, namespaces=BOTH, watch_nodes=False) as room:
-            await api.until(lambda: api.reason("team-a", "actor") and api.pods("team-b"))
-            await api.until(lambda: api.reason("team-b", "actor"))
+            await api.until(lambda: all(api.up(team, "actor") for team in BOTH))
             api.refuse(refuses)
             await api.until(lambda: not room.coverage.reads("team-b"))
             await lives(room, api, monkeypatch)
@@ -119,7 +118,7 @@ def test_while_all_are_refused_the_operator_is_not_ready_but_alive(monkeypatch):
         running = asyncio.create_task(room.run())
         await api.until(lambda: set(room.coverage.refused()) == set(BOTH))
         assert not room.dispatching
-        assert named(room.unsynced(), "pods in team-a (refused: 403 Forbidden")
+        await api.until(lambda: named(room.unsynced(), "pods in team-a (refused: 403 Forbidden"))
         await lives(room, api, monkeypatch)
         api.refuse(of_team_b)
         await api.until(lambda: api.reason("team-a", "actor"))

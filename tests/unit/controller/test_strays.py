@@ -20,7 +20,7 @@ KEY = PoolKey("rl", "pool")
 async def committed(api: fake_api.Api, room: Any) -> str:
     """A pool of one engine that serves; the path of its pod."""
     api.make(*KEY)
-    await api.until(lambda: api.reason(*KEY) == "PoolReady")
+    await api.until(lambda: api.up(*KEY))
     api.transact(*KEY, "Committed", fake_api.instances(room, KEY))
     await api.until(lambda: api.gate("rl") == "True")
     return next(path for path in api.objects if path.startswith(paths.pods("rl") + "/"))
@@ -45,7 +45,7 @@ def test_services_choose_no_pod_that_the_operator_does_not_watch():
         api = fake_api.Api()
         async with fake_api.operator(api):
             api.make(*KEY)
-            await api.until(lambda: api.reason(*KEY) == "PoolReady")
+            await api.until(lambda: api.up(*KEY))
             return dict(api.objects[paths.child("Service", "rl", "pool")]["spec"]["selector"])
 
     selector = asyncio.run(story())
