@@ -42,6 +42,8 @@ _GROUPS = {
     "podTemplate": WAITING,
 }
 
+_NEW_FIRST = {"maxSurge": 2}
+
 
 WORKLOADS = (
     Workload(name="create 12", setup=None, change=lambda pool: pool.create()),
@@ -63,6 +65,12 @@ WORKLOADS = (
         ),
         change=_argument,
         least_up=2,
+    ),
+    Workload(
+        name="change an argument, new first",
+        setup=lambda pool: pool.create(replicas=4, rollout=_NEW_FIRST, strategy_args=_LOADED),
+        change=_argument,
+        least_up=4,
     ),
     Workload(
         name="scale to 0",
@@ -87,6 +95,14 @@ WORKLOADS = (
         ),
         change=_argument,
         least_up=2,
+    ),
+    Workload(
+        name="change an argument of groups, new first",
+        setup=lambda pool: pool.create(
+            **_GROUPS, replicas=3, rollout=_NEW_FIRST, strategy_args=_LOADED
+        ),
+        change=_argument,
+        least_up=3,
     ),
     Workload(
         name="groups to 0",
