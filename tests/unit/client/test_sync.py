@@ -264,7 +264,8 @@ def test_an_engine_that_answers_no_more_is_said_to_have_restarted(world, pool, m
         world.call(lambda: setattr(world.engines[1], "dead", True))
         once(lambda: bool(noticed), lambda: world.restart(1))
         sync.update_weights_from_disk("/c/step-1")
-    assert isinstance(caught.value.__cause__, EngineError)
+    # Whoever was first: the registry may tell of it before the broken connection is looked into.
+    assert noticed and "engine 1 " in str(caught.value) and " restarted" in str(caught.value)
 
 
 def test_the_body_of_an_asynchronous_sync_is_interrupted(world):
