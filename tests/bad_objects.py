@@ -113,6 +113,7 @@ OPERATOR: dict[str, Spec] = {
     "MEMORY_SAVER_OFF": _config(enable_memory_saver=False) | {"placement": _SHARED},
     "SHARED_UNMAPPED": _with(device_mapping=None, replicas=1, placement=_SHARED),
     "SHARED_QUEUED": _with(scheduling={"gang": "Kueue", "queueName": "gpus"}, placement=_SHARED),
+    "SHARED_TOPOLOGY": _with(scheduling={"requiredTopology": "rack"}, placement=_SHARED),
     "SHARED_SURGE": _with(rollout={"maxSurge": 1}, placement=_SHARED, weights={"gate": "Off"}),
     "SHARED_UNUSED": _with(placement={"shared": {"runtimeClassName": "nvidia"}}),
     "SHARED_FOLDER": _with(placement={**_SHARED, "shared": {"sharedMemory": {"hostPath": "/dev"}}}),

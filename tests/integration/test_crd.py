@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
-from sglang_operator.api import errors, names, pod_volumes, texts
+from sglang_operator.api import errors, names, pod_volumes
 from sglang_operator.pool.resolve import resolve_pool
+from sglang_operator.scheduling import texts
 from sglang_operator.testing import ApiError, ControlPlane
 from tests.builders import OWNER
 

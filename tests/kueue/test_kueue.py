@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from sglang_operator.api import conditions, names, texts
+from sglang_operator.api import conditions, names
+from sglang_operator.scheduling import texts
 from sglang_operator.testing import ControlPlane, errors, kueue
 from sglang_operator.testing.installed import InstalledOperator
 from sglang_operator.testing.kueue import Kueue

@@ -139,6 +139,7 @@ COVERED_BY = {
     "placement/base.py": "placement/test_count.py",
     "placement/modes.py": "placement/test_count.py",
     "placement/texts.py": "test_texts.py",
+    "scheduling/texts.py": "test_texts.py",
     "plan/decision.py": "plan/test_plan.py",
     "plan/footing.py": "plan/test_rollout.py",
     "plan/places.py": "plan/test_regrouping.py",

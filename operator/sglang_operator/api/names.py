@@ -32,6 +32,8 @@ NO_POOLS_OWN = f"!{LABEL_POOL}"  # selects what is no part of a pool
 LABEL_ENGINE = f"{GROUP}/engine"
 LABEL_TRAINER = f"{GROUP}/trainer"  # on pods of a trainer that engines join, whatever its value
 LABEL_REVISION = f"{GROUP}/revision"
+LABEL_GROUP = f"{GROUP}/group"  # the pods of one try at an engine, where they are to be together
+LABEL_FIRST = f"{GROUP}/first"  # of these the one that is made first, which decides where
 # On a stored revision, with the hash of one by which its engines ran tuned: a label each.
 LABEL_TUNED = f"{GROUP}/tuned-"
 

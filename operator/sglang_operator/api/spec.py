@@ -74,6 +74,13 @@ class Gang(Enum):
     KUEUE = "Kueue"
 
 
+class WhenUnsatisfiable(Enum):
+    """What becomes of an engine that no domain may take by the spread."""
+
+    DO_NOT_SCHEDULE = "DoNotSchedule"
+    SCHEDULE_ANYWAY = "ScheduleAnyway"
+
+
 class StrategyArgs(_RollSection, frozen=True, kw_only=True):
     """ROLL's ``strategy_args``; ``strategy_config`` holds SGLang's ServerArgs fields."""
 
@@ -186,6 +193,12 @@ class Security(_Section, frozen=True, kw_only=True):
     admin_api_key: SecretKey | None = None
 
 
+class Spread(_Section, frozen=True, kw_only=True):
+    topology_key: str
+    max_skew: int = 1
+    when_unsatisfiable: WhenUnsatisfiable = WhenUnsatisfiable.DO_NOT_SCHEDULE
+
+
 class Scheduling(_Section, frozen=True, kw_only=True):
     scheduler_name: str | None = None
     priority_class_name: str | None = None
@@ -194,6 +207,7 @@ class Scheduling(_Section, frozen=True, kw_only=True):
     workload_priority_class_name: str | None = None
     required_topology: str | None = None
     preferred_topology: str | None = None
+    spread: Spread | None = None
 
 
 class PoolSpec(msgspec.Struct, frozen=True, kw_only=True):

@@ -3,9 +3,10 @@
 Most are of conditions and Events of a valid pool.  The others are of gates on pods, of refused
 steps in the weights Lease (for trainers), of the API server's credentials, and pieces of what an
 error says.  Not here: how much memory a pool takes (memory/texts.py), why an engine waits for its
-trainer's GPUs (placement/texts.py), why engines end or do not start (engine/signatures.py,
-endings.py and node_ends.py, diagnosis/pod_signatures.py), and what only people at a terminal
-(cli/texts.py), before a picture (view/texts.py) or with a trainer (client/texts.py) are told.
+trainer's GPUs (placement/texts.py), what a scheduler asks of a pool (scheduling/texts.py), why
+engines end or do not start (engine/signatures.py, endings.py and node_ends.py,
+diagnosis/pod_signatures.py), and what only people at a terminal (cli/texts.py), before a picture
+(view/texts.py) or with a trainer (client/texts.py) are told.
 """
 
 
@@ -437,21 +438,6 @@ WEIGHTS_GROUPS_IN_USE = (
     "trainer first, or say that it is gone (kubectl sglang weights reset --force; force=True)"
 )
 WEIGHTS_RESET_ANEW = "the Lease was made anew: nobody knows what engines hold; sync before a reset"
-
-# --- scheduling
-PRIORITY = "a PriorityClass that does not begin with system-: those are for the cluster's own pods"
-DO_PRIORITY = "name another, or leave it out"
-NO_GANG = "nothing while scheduling.gang is None, because nobody reads it then"
-DO_GANG = "set scheduling.gang: Kueue, or leave it out"
-A_LOCAL_QUEUE = "the name of a LocalQueue of this namespace, in which scheduling.gang: Kueue waits"
-NAME_IN_LABEL = (
-    'a name that is a label\'s value too: at most 63 small letters, digits, "-" and ".", with a '
-    "letter or digit at both ends"
-)
-ONE_TOPOLOGY = "nothing beside requiredTopology"
-DO_ONE_TOPOLOGY = "leave one of the two out"
-NO_KUEUE_KEYS = "{kind} that are not Kueue's where scheduling.gang is Kueue"
-DO_SCHEDULING = "remove it: spec.scheduling says what Kueue reads"
 
 # --- credentials of the API server
 

@@ -7,7 +7,7 @@ A template of a large pool is rendered once and stamped a thousand times.
 from typing import Any
 
 from sglang_operator.api import names, pod_volumes, spec
-from sglang_operator.children import metadata, seated
+from sglang_operator.children import constrained, metadata, seated
 from sglang_operator.engine import arguments, environment, probes
 from sglang_operator.placement.seats import Seat
 from sglang_operator.plan.startup import FailureStreak
@@ -41,6 +41,9 @@ def pod(
     name = member_name(pool, engine, attempt, node_rank)
     if node_rank:
         own |= _following(pool, {**shared["spec"], **own}, engine, attempt, node_rank)
+    revisions = tuple(sorted(pool.accepted))
+    member = Member(pool.owner.name, engine.name, attempt, engine.pods, node_rank, revisions)
+    own |= constrained.spec({**shared["spec"], **own}, gangs.constraints(pool.spec, member))
     if seat is not None:
         own |= seated.spec({**shared["spec"], **own}, seat)
     if streak is not None:
@@ -49,7 +52,6 @@ def pod(
     if named(pool):
         # A Service names only pods that say their host name, though it would be this anyway.
         own["hostname"] = name
-    member = Member(pool.owner.name, engine.name, attempt, engine.pods, node_rank)
     annotations = {
         **meta["annotations"],
         **gangs.annotations(pool.spec, member),

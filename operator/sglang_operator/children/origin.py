@@ -8,10 +8,11 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from sglang_operator.api import pod_volumes
+from sglang_operator.api import pod_volumes, spec
 from sglang_operator.children import engine_pod
 from sglang_operator.engine import arguments
 from sglang_operator.pool.resolve import Pool
+from sglang_operator.scheduling import topology
 
 TEMPLATE = "spec.podTemplate"
 _WHOLE = "spec"
@@ -73,6 +74,9 @@ def field(pool: Pool, path: str) -> str:
         if _is_at(path, ours):
             rest = path[len(ours) :] if ours == "spec.securityContext" else ""
             return theirs + rest
+    for prefix, decides in _constrained(pool).items():
+        if path == prefix or path.startswith(f"{prefix}["):
+            return _after(prefix, path[len(prefix) :], decides)
     for prefix in _SHARED:
         if _is_at(path, prefix):
             return _shared(pool, prefix, path[len(prefix) :], path)
@@ -100,6 +104,29 @@ def _is_foreign(path: str) -> bool:
     return path.startswith(("spec.containers[", "spec.initContainers")) and not _is_at(
         path, "spec.containers[0]"
     )
+
+
+def _constrained(pool: Pool) -> Mapping[str, str]:
+    """Lists of which the first item is the operator's (``children.constrained``), by the field that
+    decides it."""
+    chosen = pool.spec.scheduling
+    if chosen.gang is not spec.Gang.NONE:
+        return {}
+    of_pods = "spec.affinity.podAffinity"
+    found = {
+        f"{of_pods}.{topology.REQUIRED}": ("requiredTopology", chosen.required_topology),
+        f"{of_pods}.{topology.PREFERRED}": ("preferredTopology", chosen.preferred_topology),
+        f"spec.{topology.SPREAD}": ("spread", chosen.spread),
+    }
+    return {path: f"spec.scheduling.{name}" for path, (name, value) in found.items() if value}
+
+
+def _after(prefix: str, rest: str, decides: str) -> str:
+    """The field of an item of such a list; without an index it is said of all."""
+    item = _INDEXED.fullmatch(rest)
+    if item is None or int(item[1]) == 0:
+        return decides
+    return f"{TEMPLATE}.{prefix}[{int(item[1]) - 1}]{item[2]}"
 
 
 def _shared(pool: Pool, prefix: str, rest: str, path: str) -> str:

@@ -46,6 +46,7 @@ class Shared:
             yield errors.SHARED_UNMAPPED("spec.device_mapping")
         if parsed.scheduling.gang is not Gang.NONE:
             yield errors.SHARED_QUEUED("spec.scheduling.gang", found=parsed.scheduling.gang.value)
+        yield from _of_topology(parsed)
         if (surge := parsed.rollout.max_surge) not in (0, "0%"):
             yield errors.SHARED_SURGE("spec.rollout.maxSurge", found=errors.word(surge))
         runtime = shared.runtime_class_name
@@ -104,6 +105,19 @@ class Shared:
             message += texts.DEVICES_BESIDE.format(pools=pools)
         reason = conditions.SHARED if complete else conditions.ENGINES_UNPLACED
         return Achieved(complete=complete, reason=reason, message=message)
+
+
+def _of_topology(parsed: PoolSpec) -> Iterator[Problem]:
+    chosen = parsed.scheduling
+    if chosen.gang is not Gang.NONE:
+        return  # whose these would be
+    for field, found in (
+        ("requiredTopology", chosen.required_topology),
+        ("preferredTopology", chosen.preferred_topology),
+        ("spread", chosen.spread.topology_key if chosen.spread else None),
+    ):
+        if found:
+            yield errors.SHARED_TOPOLOGY(f"spec.scheduling.{field}", field=field, found=found)
 
 
 def _of_folder(shared: SharedPlacement, namespace: str) -> Iterator[Problem]:

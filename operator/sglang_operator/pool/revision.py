@@ -24,7 +24,7 @@ _SECTIONS = ("startup", "security", "scheduling", "placement")
 _NOT_IN = {"scheduling": ("queueName", "workloadPriorityClassName")}
 # Fields that came later than their section: at their default they are left out, one by one.
 _LATER = {
-    "scheduling": ("gang", "requiredTopology", "preferredTopology"),
+    "scheduling": ("gang", "requiredTopology", "preferredTopology", "spread"),
     "placement": ("shared",),
 }
 # Of the section within: whose slot is another one goes alone, by what its own pod says
@@ -68,6 +68,7 @@ REACHES_PODS = (
     "scheduling.gang",
     "scheduling.requiredTopology",
     "scheduling.preferredTopology",
+    "scheduling.spread",
     "podTemplate",
 )
 # What a pool has to say with a gang, and may not without: stored, for whoever goes back to one

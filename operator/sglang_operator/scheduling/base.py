@@ -26,11 +26,17 @@ class Member(NamedTuple):
     attempt: int
     pods: int = 1  # that the engine is
     node_rank: int = 0
+    revisions: tuple[str, ...] = ()  # by which engines of its pool are made now
 
     @property
     def group(self) -> str:
         """A name for the pods of this try at the engine together; no other try has it."""
         return names.pod_name(self.pool, self.engine, self.attempt)
+
+    @property
+    def is_first(self) -> bool:
+        """Whether it is made before the others: leaders are last (``plan.rules.incomplete``)."""
+        return self.node_rank == min(1, self.pods - 1)
 
 
 class Waiting(NamedTuple):

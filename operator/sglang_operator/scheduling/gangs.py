@@ -7,9 +7,10 @@ it reads fields or objects of its own; in ``GANGS`` where the scheduler's name s
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from sglang_operator.api import spec, syntax, texts
+from sglang_operator.api import spec, syntax
 from sglang_operator.api.problems import Problem
 from sglang_operator.api.spec import PoolSpec
+from sglang_operator.scheduling import texts, topology
 from sglang_operator.scheduling.base import Gang, Member, Waiting
 from sglang_operator.scheduling.kueue import Kueue
 from sglang_operator.scheduling.none import NoGang
@@ -37,7 +38,12 @@ def problems(parsed: PoolSpec) -> Iterator[Problem]:
         yield syntax.wrong(_PRIORITY, priority, syntax.SUBDOMAIN)
     elif priority and priority.startswith(_OF_THE_CLUSTER):
         yield syntax.wrong(_PRIORITY, priority, texts.PRIORITY, texts.DO_PRIORITY)
-    yield from _unasked(parsed)
+    if parsed.scheduling.gang is spec.Gang.NONE:
+        yield from _unasked(parsed)
+        yield from topology.problems(parsed)
+    elif (spread := parsed.scheduling.spread) is not None:
+        found = spread.topology_key
+        yield syntax.wrong("spec.scheduling.spread", found, texts.NO_SPREAD, texts.DO_NO_SPREAD)
     yield from _of(parsed).problems(parsed)
 
 
@@ -45,15 +51,11 @@ def problems(parsed: PoolSpec) -> Iterator[Problem]:
 _OF_GANGS = {
     "queueName": "queue_name",
     "workloadPriorityClassName": "workload_priority_class_name",
-    "requiredTopology": "required_topology",
-    "preferredTopology": "preferred_topology",
 }
 
 
 def _unasked(parsed: PoolSpec) -> Iterator[Problem]:
     """What is said to nobody: a pool that names a queue, and waits in none."""
-    if parsed.scheduling.gang is not spec.Gang.NONE:
-        return
     for field, name in _OF_GANGS.items():
         if value := getattr(parsed.scheduling, name):
             yield syntax.wrong(f"spec.scheduling.{field}", value, texts.NO_GANG, texts.DO_GANG)
@@ -73,7 +75,28 @@ def pod_spec(parsed: PoolSpec) -> Mapping[str, Any]:
 
 def labels(parsed: PoolSpec, member: Member) -> Mapping[str, str]:
     """The labels by which this pod says how it is scheduled."""
-    return _of(parsed).labels(parsed, member)
+    own = topology.labels(parsed, member) if parsed.scheduling.gang is spec.Gang.NONE else {}
+    return {**own, **_of(parsed).labels(parsed, member)}
+
+
+def constraints(parsed: PoolSpec, member: Member) -> Mapping[str, Any]:
+    """What this pod has of ``affinity`` and ``topologySpreadConstraints`` beside the user's.
+
+    A gang chooses domains by itself, by what it is told on the pods.
+    """
+    if parsed.scheduling.gang is not spec.Gang.NONE:
+        return {}
+    return topology.constraints(parsed, member)
+
+
+def is_drawn(parsed: PoolSpec, said: str) -> bool:
+    """Whether by what the scheduler says nodes would do, were the engine's first pod there."""
+    return topology.is_drawn(parsed, said)
+
+
+def advice(parsed: PoolSpec, said: str, first: topology.First | None) -> list[str]:
+    """What helps where the scheduler says this of nodes, by what the pool itself asks for."""
+    return list(topology.advice(parsed, said, first))
 
 
 def annotations(parsed: PoolSpec, member: Member) -> Mapping[str, str]:

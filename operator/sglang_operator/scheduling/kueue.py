@@ -22,9 +22,10 @@ Every pod has the gate from the start, so that none gets past the quota where Ku
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from sglang_operator.api import errors, names, syntax, texts
+from sglang_operator.api import errors, names, syntax
 from sglang_operator.api.problems import Problem
 from sglang_operator.api.spec import PoolSpec
+from sglang_operator.scheduling import texts, topology
 from sglang_operator.scheduling.base import Member, Waiting
 
 _FIELD = "spec.scheduling"
@@ -44,19 +45,7 @@ class Kueue:
             # The name of an object, which is written as a label's value.
             if value and not (syntax.is_subdomain(value) and syntax.is_label_value(value)):
                 yield syntax.wrong(f"{_FIELD}.{field}", value, texts.NAME_IN_LABEL)
-        for field, value in (
-            ("requiredTopology", chosen.required_topology),
-            ("preferredTopology", chosen.preferred_topology),
-        ):
-            if value and not syntax.is_label_key(value):
-                yield syntax.wrong(f"{_FIELD}.{field}", value, syntax.LABEL_KEY)
-        if chosen.required_topology and chosen.preferred_topology:
-            yield syntax.wrong(
-                f"{_FIELD}.preferredTopology",
-                chosen.preferred_topology,
-                texts.ONE_TOPOLOGY,
-                texts.DO_ONE_TOPOLOGY,
-            )
+        yield from topology.keys(parsed)
         yield from _written_twice(parsed)
 
     def pod_spec(self, parsed: PoolSpec) -> Mapping[str, Any]:

@@ -8,9 +8,11 @@ from sglang_operator.api import conditions, names, texts
 from sglang_operator.diagnosis import causes
 from sglang_operator.engine.diagnosis import Diagnosis
 from sglang_operator.observed.engine_state import EngineState
+from sglang_operator.observed.engines import EngineStatus
 from sglang_operator.observed.model import ContainerKind, ObservedPod
 from sglang_operator.plan.plan import Plan
 from sglang_operator.pool.resolve import Pool
+from sglang_operator.scheduling import gangs, topology
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,6 +197,7 @@ _UNFIT: tuple[tuple[str, str], ...] = (
     ("Too many pods", texts.DO_ADD_NODES),
     ("Insufficient ", texts.DO_ASK_LESS),
 )
+_KEEP_APART = ("affinity", "topologySpreadConstraints")
 
 
 def pending(pool: Pool, plan: Plan, _: object) -> tuple[str, str] | None:
@@ -209,19 +212,24 @@ def pending(pool: Pool, plan: Plan, _: object) -> tuple[str, str] | None:
     ]
     short = [engine for engine in told if engine.lacks(resource)]
     if short:
+        helps = _of_topology(pool, short[0])
         return (
             conditions.DEVICES_PENDING,
             texts.DEVICES_PENDING.format(
                 engines=texts.engines(len(short)),
                 gpus=pool.gpus_per_pod,
                 resource=resource,
-                message="; ".join(filter(None, (plan.capacity, short[0].unschedulable))),
+                message="; ".join(filter(None, (plan.capacity, short[0].unschedulable, *helps))),
             ),
         )
     if not told:
         return None
     said = told[0].unschedulable
-    advice = dict.fromkeys(advice for words, advice in _UNFIT if words in said)
+    own = _of_topology(pool, told[0])
+    # What the pool asks for itself is not told as podTemplate's, where that asks for nothing.
+    besides = not own or not pool.template.spec.keys().isdisjoint(_KEEP_APART)
+    found = [helps for words, helps in _UNFIT if words in said]
+    advice = dict.fromkeys((*own, *(e for e in found if besides or e is not texts.DO_SPREAD)))
     return (
         conditions.UNSCHEDULABLE,
         texts.UNSCHEDULABLE.format(
@@ -230,3 +238,13 @@ def pending(pool: Pool, plan: Plan, _: object) -> tuple[str, str] | None:
             advice="".join(f"; {each}" for each in advice),
         ),
     )
+
+
+def _of_topology(pool: Pool, engine: EngineStatus) -> list[str]:
+    """What helps against what the pool itself asks for: one domain, or a spread."""
+    placed = [pod for pod in engine.members if pod.node]
+    first = None
+    if placed:
+        lacking = engine.engine.pods - len(placed)
+        first = topology.First(placed[0].name, placed[0].node, lacking)
+    return gangs.advice(pool.spec, engine.unschedulable, first)

@@ -3,6 +3,7 @@
 import pytest
 
 from sglang_operator.children import engine_pod, origin
+from sglang_operator.scheduling import topology
 from tests.builders import a_pool
 
 TEMPLATE = {
@@ -86,6 +87,29 @@ def test_an_index_counts_from_the_operators_items_whatever_they_are():
     assert origin.field(pool, "spec.volumes[2]") == "spec.podTemplate.spec.volumes[1]"
     told = "spec.podTemplate.spec.containers[0].volumeMounts[1].mountPath"
     assert origin.field(pool, "spec.containers[0].volumeMounts[2].mountPath") == told
+
+
+def test_an_index_of_affinity_and_spreading_counts_from_what_the_pool_asks_for():
+    rack = "example.com/rack"
+    affinity, spread = "spec.affinity.podAffinity", "spec.topologySpreadConstraints"
+    pool = a_pool(scheduling={"preferredTopology": rack, "spread": {"topologyKey": rack}})
+    weighed = f"{affinity}.{topology.PREFERRED}"
+    for path, told in (
+        (f"{weighed}[0].podAffinityTerm.topologyKey", "spec.scheduling.preferredTopology"),
+        (f"{weighed}[2].weight", f"spec.podTemplate.{weighed}[1].weight"),
+        (f"{spread}[0].topologyKey", "spec.scheduling.spread"),
+        (f"{spread}[1]", f"spec.podTemplate.{spread}[0]"),
+        (
+            f"{affinity}.{topology.REQUIRED}[0]",
+            f"spec.podTemplate.{affinity}.{topology.REQUIRED}[0]",
+        ),
+    ):
+        assert origin.field(pool, path) == told
+    path = f"{affinity}.{topology.REQUIRED}[0].topologyKey"
+    required = a_pool(scheduling={"requiredTopology": rack})
+    assert origin.field(required, path) == "spec.scheduling.requiredTopology"
+    queued = {"gang": "Kueue", "queueName": "gpus", "requiredTopology": rack}
+    assert origin.field(a_pool(scheduling=queued), path) == f"spec.podTemplate.{path}"
 
 
 def test_a_message_of_the_API_server_is_told_with_the_objects_paths():

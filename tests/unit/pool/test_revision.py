@@ -66,6 +66,7 @@ RESTARTS: dict[str, object] = {
     "scheduling.gang": "Kueue",
     "scheduling.requiredTopology": "cloud.example.com/rack",
     "scheduling.preferredTopology": "cloud.example.com/rack",
+    "scheduling.spread": {"topologyKey": "cloud.example.com/rack"},
     "podTemplate": {"spec": {"nodeSelector": {"gpu": "h100"}}},
 }
 RUNS_ON: dict[str, object] = {
@@ -117,8 +118,6 @@ REFUSED: dict[str, object] = {
 BESIDE: dict[str, dict[str, Any]] = {
     "security.adminApiKey": {"image": "lmsysorg/sglang:v0.5.9"},
     **{path: JOINS for path in (*RESTARTS, *RUNS_ON) if path.startswith("placement.shared.")},
-    "scheduling.requiredTopology": {"scheduling": KUEUE},
-    "scheduling.preferredTopology": {"scheduling": KUEUE},
     "scheduling.queueName": {"scheduling": KUEUE},
     "scheduling.workloadPriorityClassName": {"scheduling": KUEUE},
 }

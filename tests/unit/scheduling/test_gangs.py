@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import yaml
 
-from sglang_operator.api import names, spec, syntax, texts
+from sglang_operator.api import names, spec, syntax
 from sglang_operator.api.problems import Problem
 from sglang_operator.children import engine_pod
 from sglang_operator.pool.resolve import Pool, Refused, resolve_pool
-from sglang_operator.scheduling import gangs
+from sglang_operator.scheduling import gangs, texts
 from sglang_operator.scheduling.base import Member
 from tests.builders import OWNER, a_pool, guide_spec
 

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 import yaml
 
-from sglang_operator.api import conditions, names, texts
+from sglang_operator.api import conditions, names
 from sglang_operator.children import engine_pod
 from sglang_operator.cli.cluster import queues
 from sglang_operator.cli.cluster.kubectl import ClusterError, Why
@@ -19,6 +19,7 @@ from sglang_operator.observed.engine_state import EngineState
 from sglang_operator.observed.model import ObservedPod
 from sglang_operator.observed.moment import Moment
 from sglang_operator.pool.resolve import Pool
+from sglang_operator.scheduling import texts
 from sglang_operator.scheduling.base import Waiting
 from sglang_operator.status import failures, holdups
 from sglang_operator.view.cluster_view import PoolView
@@ -127,7 +128,6 @@ def test_class_and_topology_are_written_for_kueue_alone():
     [
         ({"gang": "Kueue"}, "queueName", f"missing; write {texts.A_LOCAL_QUEUE}"),
         ({"queueName": "gpus"}, "queueName", f"found gpus, expected {texts.NO_GANG}"),
-        ({"gang": "None", "requiredTopology": "rack"}, "requiredTopology", texts.NO_GANG),
         ({"workloadPriorityClassName": "high"}, "workloadPriorityClassName", texts.DO_GANG),
         ({**SCHEDULING, "queueName": "A_Queue"}, "queueName", "found A_Queue, expected a name"),
         ({**SCHEDULING, "queueName": "q" * 64}, "queueName", "at most 63"),
@@ -142,6 +142,7 @@ def test_class_and_topology_are_written_for_kueue_alone():
             "preferredTopology",
             texts.ONE_TOPOLOGY,
         ),
+        ({**SCHEDULING, "spread": {"topologyKey": "rack"}}, "spread", texts.NO_SPREAD),
     ],
 )
 def test_what_cannot_be_is_refused_in_words(scheduling, field, words):
@@ -167,7 +168,8 @@ def test_the_definition_refuses_it_in_the_same_words():
     rules = section["properties"]["scheduling"]["x-kubernetes-validations"]
     assert rules[0]["message"] == f"missing; write {texts.A_LOCAL_QUEUE}"
     assert texts.NO_GANG.replace("it then", "them then") in rules[1]["message"]
-    assert rules[2]["message"] == f"expected {texts.ONE_TOPOLOGY}; {texts.DO_ONE_TOPOLOGY}"
+    assert rules[2]["message"] == f"expected {texts.NO_SPREAD}; {texts.DO_NO_SPREAD}"
+    assert rules[3]["message"] == f"expected {texts.ONE_TOPOLOGY}; {texts.DO_ONE_TOPOLOGY}"
 
 
 # --- what is seen of them

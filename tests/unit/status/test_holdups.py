@@ -155,6 +155,53 @@ def test_a_pod_that_waits_for_no_gpus_is_not_told_to(said, advice):
     assert advice in told[1].replace(said, "")
 
 
+PENDING: dict[str, Any] = {
+    "containers_ready": False,
+    "engine_runs": False,
+    "phase": "Pending",
+    "created": NOW,
+}
+RACKS = {"requiredTopology": "rack", "spread": {"topologyKey": "zone"}}
+
+
+@pytest.mark.parametrize(
+    ("said", "reason", "advice"),
+    [
+        ("2 node(s) didn't match pod affinity rules.", "Unschedulable", "by rack"),
+        (
+            "2 Insufficient nvidia.com/gpu, 1 node(s) didn't match pod affinity rules.",
+            "DevicesPending",
+            "-0n1, on node-a, has no room for 1 more",
+        ),
+        ("3 node(s) didn't match pod topology spread constraints.", "Unschedulable", "by zone"),
+    ],
+)
+def test_what_the_pool_asks_for_itself_is_not_told_as_podtemplates(said, reason, advice):
+    told = told_of_racks(said)
+    assert told[0] == reason
+    assert advice in told[1]
+    assert "podTemplate" not in told[1]
+    besides = told_of_racks(said, podTemplate={"spec": {"affinity": {"podAntiAffinity": {}}}})
+    assert ("podTemplate" in besides[1]) is (reason == "Unschedulable")
+
+
+def told_of_racks(said: str, **changes: Any) -> tuple[str, str]:
+    """What is told of an engine of which one pod has a node, and the scheduler says this."""
+    pool = a_pool(
+        num_gpus_per_worker=16, device_mapping="list(range(0,16))", scheduling=RACKS, **changes
+    )
+    (engine,) = pool.engines
+    message = f"0/3 nodes are available: {said}"
+    waits = {"node": "", "scheduling": "Unschedulable", "unschedulable": message}
+    pods = [
+        a_pod(pool, engine, node_rank=0, **PENDING, **waits),
+        a_pod(pool, engine, node_rank=1, node="node-a", **PENDING),
+    ]
+    told = holdups.pending(pool, planned(pool, pods), None)
+    assert told is not None
+    return told
+
+
 def test_where_gpus_lack_too_it_is_told_as_that():
     said = "0/3 nodes are available: 1 Insufficient nvidia.com/gpu, 2 Insufficient memory."
     pod = starting(node="", scheduling="Unschedulable", unschedulable=said)

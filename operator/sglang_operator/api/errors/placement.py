@@ -23,6 +23,12 @@ SHARED_QUEUED = _error(
     "GPU, their trainer's pods do; have the trainer wait in the queue, and leave it out here",
     POLICY,
 )
+SHARED_TOPOLOGY = _error(
+    "TopologyOfSharedPool",
+    "scheduling.{field} is {found} in placement mode Shared; expected nothing: engines are bound "
+    "to the nodes of their trainer's pods; place those by it, and leave it out here",
+    POLICY,
+)
 SHARED_SURGE = _error(
     "SurgeOfSharedPool",
     "rollout.maxSurge is {found} in placement mode Shared; expected 0: an engine that comes up "

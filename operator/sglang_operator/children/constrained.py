@@ -1,0 +1,23 @@
+"""What one engine pod has of affinity and spreading beside podTemplate's: all of both holds."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from sglang_operator.scheduling import topology
+
+
+def spec(shared: Mapping[str, Any], added: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of the pod's spec that are other than those of all; ``shared`` is not changed.
+
+    In each list the operator's own come first (``children.origin``).
+    """
+    found: dict[str, Any] = {}
+    if "affinity" in added:
+        affinity = shared.get("affinity") or {}
+        to_pods = affinity.get("podAffinity") or {}
+        own = added["affinity"]["podAffinity"]
+        terms = {kind: [*own[kind], *(to_pods.get(kind) or ())] for kind in own}
+        found["affinity"] = {**affinity, "podAffinity": {**to_pods, **terms}}
+    if own := added.get(topology.SPREAD):
+        found[topology.SPREAD] = [*own, *(shared.get(topology.SPREAD) or ())]
+    return found

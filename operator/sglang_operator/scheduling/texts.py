@@ -1,0 +1,37 @@
+"""What a scheduler asks of a pool, and why one finds no place by what the pool asks of it."""
+
+PRIORITY = "a PriorityClass that does not begin with system-: those are for the cluster's own pods"
+DO_PRIORITY = "name another, or leave it out"
+NO_GANG = "nothing while scheduling.gang is None, because nobody reads it then"
+DO_GANG = "set scheduling.gang: Kueue, or leave it out"
+A_LOCAL_QUEUE = "the name of a LocalQueue of this namespace, in which scheduling.gang: Kueue waits"
+NAME_IN_LABEL = (
+    'a name that is a label\'s value too: at most 63 small letters, digits, "-" and ".", with a '
+    "letter or digit at both ends"
+)
+ONE_TOPOLOGY = "nothing beside requiredTopology"
+DO_ONE_TOPOLOGY = "leave one of the two out"
+ONE_AFFINITY = (
+    "none beside scheduling.requiredTopology: the scheduler looks for one pod that matches all "
+    "required terms, and an engine's first pod would find none, ever"
+)
+DO_ONE_AFFINITY = "make it preferred, or say which nodes in nodeAffinity"
+NO_SPREAD = "nothing while scheduling.gang is Kueue, which chooses nodes by itself"
+DO_NO_SPREAD = "leave it out"
+ONE_SPREAD = "no constraint with whenUnsatisfiable {when} for the label of scheduling.spread"
+DO_ONE_SPREAD = "remove one of the two"
+NO_KUEUE_KEYS = "{kind} that are not Kueue's where scheduling.gang is Kueue"
+DO_SCHEDULING = "remove it: spec.scheduling says what Kueue reads"
+
+# --- of engines that find no place
+DO_SPREAD_LESS = (
+    "scheduling.spread keeps engines apart by {key}, and counts all domains with a node that may "
+    "run them: add nodes where there are fewest engines, or set whenUnsatisfiable: ScheduleAnyway"
+)
+DO_LABEL_NODES = "scheduling.requiredTopology takes only nodes with the label {key}: label them"
+DO_MAKE_ROOM_IN_DOMAIN = (
+    "all pods of an engine have to be in one domain by {key} (scheduling.requiredTopology), and "
+    "that of {pod}, on {node}, has no room for {count} more: the engine is tried anew, maybe "
+    "elsewhere, where nothing moves for a minute; make room, or use gang: Kueue, which looks for a "
+    "domain with room for all"
+)
