@@ -101,6 +101,62 @@ def test_nobody_gives_way_for_what_would_not_become_whole():
     assert not planned(pool, pods).removals, "one place is not three"
 
 
+DRAWN = f"{SAID[:-1]}, 2 node(s) didn't match pod affinity rules."
+IN_ONE_RACK = a_pool(
+    guide_spec(
+        num_gpus_per_worker=2,
+        num_gpus_per_node=1,
+        device_mapping="list(range(0,8))",
+        weights={"gate": "Off"},
+        scheduling={"requiredTopology": "rack"},
+    )
+)
+
+
+def racked(rank: int, said: str = DRAWN) -> list[ObservedPod]:
+    """An engine whose first pod has a node, in a rack without room for the other."""
+    engine = IN_ONE_RACK.engines[rank]
+    waiting = {**LACKS_A_NODE, "unschedulable": said, "created": LONG}
+    return [
+        a_pod(IN_ONE_RACK, engine, node_rank=0, **waiting),
+        a_pod(IN_ONE_RACK, engine, node_rank=1, containers_ready=False, created=LONG),
+    ]
+
+
+def test_an_engine_alone_in_a_rack_without_room_is_tried_elsewhere():
+    plan = planned(IN_ONE_RACK, racked(0))
+    assert removed(plan) == [pod.name for pod in racked(0)]
+    assert plan.engines[0].state is EngineState.WAITING
+    moved = planned(IN_ONE_RACK, racked(0), last_gone=NOW - 10)
+    assert not moved.removals
+    assert moved.wake_at is not None
+    assert moved.wake_at <= NOW - 10 + cramped.GIVE_WAY_SECONDS
+
+
+def test_it_stays_where_no_other_rack_has_room_or_none_is_asked_for():
+    assert not planned(IN_ONE_RACK, racked(0, SAID)).removals
+    assert not planned(POOL, [waits(0, 0, unschedulable=DRAWN), holds(0, 1)]).removals
+
+
+def test_of_several_that_cannot_help_each_other_the_one_that_stood_longest_moves():
+    assert gone(planned(IN_ONE_RACK, [*racked(0), *racked(1)])) == {name(1)}, "the first gets room"
+    larger = a_pool(
+        guide_spec(
+            num_gpus_per_worker=4,
+            num_gpus_per_node=1,
+            device_mapping="list(range(0,8))",
+            scheduling={"requiredTopology": "rack"},
+        )
+    )
+    pods = []
+    for engine, seen in zip(larger.engines, (LONG - 10, LONG), strict=True):
+        for rank in range(4):
+            pod = a_pod(larger, engine, node_rank=rank, created=seen, containers_ready=False)
+            lacks = replace(pod, node="", unschedulable=DRAWN, engine_runs=False)
+            pods.append(pod if rank == 1 else lacks)
+    assert gone(planned(larger, pods)) == {larger.engines[0].name}
+
+
 @pytest.mark.parametrize("moved", ["came", "placed", "left"])
 def test_it_is_waited_for_as_long_as_something_moves(moved):
     pods = [*whole(0), *whole(1), *half(2), *half(3)]

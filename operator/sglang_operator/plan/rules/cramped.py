@@ -9,6 +9,11 @@ what is wanted.
 
 Room is nodes for pods that are there, and what the API server lets be made (quota) for those that
 are not.
+
+Where all pods of an engine have to be where its first one is (``scheduling.topology``), the
+scheduler may have put that one into a rack with room for a part of them.  Nobody moves it: so the
+engine that has stood longest is made anew, if other nodes have room, and finds another rack sooner
+or later.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,6 +24,7 @@ from sglang_operator.observed.groups import Group
 from sglang_operator.observed.health import Health
 from sglang_operator.plan.footing import MOST_PLACE_SECONDS, PLACE_SECONDS
 from sglang_operator.plan.planner import Planner
+from sglang_operator.scheduling import gangs
 
 # So long nothing has come, gone or found a place before engines give way: a cluster autoscaler's
 # next node may be on its way, and ranks wait for each other longer than this.
@@ -45,19 +51,32 @@ def make_room_for_one_another(planner: Planner) -> None:
     # in the end, others may be luckier.
     if min(each.group.seen for each in short) + PLACE_SECONDS <= planner.now:
         planner.begins_from = last + MOST_PLACE_SECONDS
-    going = _giving_way(short)
+    why = "others become whole where it is"
+    if not (going := _giving_way(short)):
+        going, why = _moving(planner, short), "its other pods find no room where its first one is"
     if not going:
         return
     if (due := last + GIVE_WAY_SECONDS) > planner.now:
         planner.wakes.append(due)
         return
     for group in going:
-        why = "others become whole where it is"
         planner.remove_group(group, why, at_once=True, drains=False)
         found = planner.groups_of(group.engine)
         found.live.remove(group)
         found.dying.append(group)
         planner.podless[group.engine] = EngineState.WAITING
+
+
+def _moving(planner: Planner, short: Sequence[_Short]) -> list[Group]:
+    """One of them, if nodes have room that are not where its first pod is."""
+    parsed = planner.pool.spec
+    held = [
+        each.group
+        for each in short
+        if each.holds
+        and any(gangs.is_drawn(parsed, pod.unschedulable) for pod in each.group.members)
+    ]
+    return sorted(held, key=lambda group: group.seen)[:1]
 
 
 def _short(planner: Planner) -> Iterator[_Short]:
