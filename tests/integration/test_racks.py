@@ -196,19 +196,19 @@ def test_why_a_second_required_affinity_to_pods_is_refused(pool, racks, plane):
             ),
         )
 
-    def scheduled(name: str) -> tuple[str, str] | None:
+    def scheduled(name: str) -> tuple[str, str]:
         for pod in pool.all_pods():
             if pod["metadata"]["name"] == name:
                 found = conditions.find(pod["status"].get("conditions", []), "PodScheduled") or {}
-                return (found["status"], found.get("message", "")) if found else None
-        return None
+                return found.get("status", ""), found.get("message", "")
+        return "", ""
 
     apply_pod("cache", {"app": "cache"})
-    pool.plane.wait(lambda: (scheduled("cache") or ("",))[0] == "True", 30, "the cache")
+    pool.plane.wait(lambda: scheduled("cache")[0] == "True", 30, "the cache")
     apply_pod("alone", {"group": "x"}, {"group": "x"})
-    pool.plane.wait(lambda: (scheduled("alone") or ("",))[0] == "True", 30, "the first of one term")
+    pool.plane.wait(lambda: scheduled("alone")[0] == "True", 30, "the first of one term")
     apply_pod("both", {"group": "y"}, {"group": "y"}, {"app": "cache"})
-    pool.plane.wait(lambda: (scheduled("both") or ("",))[0] == "False", 30, "the first of two")
+    pool.plane.wait(lambda: scheduled("both")[0] == "False", 30, "the first of two")
     assert "didn't match pod affinity rules" in scheduled("both")[1]
     plane.kubectl("delete", "pods", "--all", "--namespace", pool.namespace, "--force")
 

@@ -1,5 +1,7 @@
 """What pods have of affinity and spreading beside podTemplate's: all of both holds."""
 
+from typing import Any
+
 from sglang_operator.children import constrained, engine_pod
 from sglang_operator.scheduling.topology import PREFERRED, REQUIRED, SPREAD
 from tests.builders import a_pool
@@ -7,7 +9,7 @@ from tests.builders import a_pool
 RACK = "example.com/rack"
 TERM = {"labelSelector": {"matchLabels": {"app": "cache"}}, "topologyKey": "zone"}
 WEIGHED = {"weight": 7, "podAffinityTerm": TERM}
-NODES = {REQUIRED: {"nodeSelectorTerms": [{"matchFields": []}]}}
+NODES: dict[str, Any] = {REQUIRED: {"nodeSelectorTerms": [{"matchFields": []}]}}
 CONSTRAINT = {"topologyKey": "zone", "maxSkew": 2, "whenUnsatisfiable": "ScheduleAnyway"}
 
 

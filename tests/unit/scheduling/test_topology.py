@@ -13,7 +13,7 @@ from tests.builders import a_pool, guide_spec, refused
 
 RACK = "example.com/rack"
 GROUP, FIRST = names.LABEL_GROUP, names.LABEL_FIRST
-SPANNING = {"num_gpus_per_worker": 16, "device_mapping": "list(range(0,32))"}
+SPANNING: dict[str, Any] = {"num_gpus_per_worker": 16, "device_mapping": "list(range(0,32))"}
 TERM = {"labelSelector": {"matchLabels": {"app": "cache"}}, "topologyKey": "zone"}
 
 
@@ -177,7 +177,7 @@ def test_a_second_required_term_is_refused_for_the_scheduler_wants_one_pod_for_b
 )
 def test_two_spreads_that_the_api_server_takes_for_one_are_refused(when, is_refused):
     given = {"topologyKey": RACK, "maxSkew": 1, "whenUnsatisfiable": when}
-    changes = {
+    changes: dict[str, Any] = {
         "scheduling": {"spread": {"topologyKey": RACK}},
         "podTemplate": {"spec": {SPREAD: [given]}},
     }

@@ -192,7 +192,7 @@ def told_of_racks(said: str, **changes: Any) -> tuple[str, str]:
     )
     (engine,) = pool.engines
     message = f"0/3 nodes are available: {said}"
-    waits = {"node": "", "scheduling": "Unschedulable", "unschedulable": message}
+    waits: dict[str, Any] = {"node": "", "unschedulable": message}
     pods = [
         a_pod(pool, engine, node_rank=0, **PENDING, **waits),
         a_pod(pool, engine, node_rank=1, node="node-a", **PENDING),
