@@ -12,8 +12,9 @@ are not.
 
 Where all pods of an engine have to be where its first one is (``scheduling.topology``), the
 scheduler may have put that one into a rack with room for a part of them.  Nobody moves it: so the
-engine that has stood longest is made anew, if other nodes have room, and finds another rack sooner
-or later.
+engine that has stood longest is made anew, if other nodes have room.  It finds another rack where
+the scheduler prefers one by then, or sees its old place still taken: of nodes that score alike
+Kubernetes 1.37 takes the first, and not any (prioritizeNodes draws lots for extenders alone).
 """
 
 from collections.abc import Iterator, Sequence
