@@ -12,9 +12,10 @@ are not.
 
 Where all pods of an engine have to be where its first one is (``scheduling.topology``), the
 scheduler may have put that one into a rack with room for a part of them.  Nobody moves it: so the
-engine that has stood longest is made anew, if other nodes have room.  It finds another rack where
-the scheduler prefers one by then, or sees its old place still taken: of nodes that score alike
-Kubernetes 1.37 takes the first, and not any (prioritizeNodes draws lots for extenders alone).
+engine that has stood longest is made anew, if other nodes have room.  Its next try is made while
+its pods still end, and so finds the rack full.  Where they are gone at once it may come to stand
+there again: of nodes that score alike Kubernetes 1.37 takes the first (prioritizeNodes draws lots
+for extenders alone).
 """
 
 from collections.abc import Iterator, Sequence
