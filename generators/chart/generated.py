@@ -36,6 +36,7 @@ def files() -> dict[Path, str]:
         **_COPIES,
         **{FILES / "monitoring" / path.name: path for path in dashboards.glob("*.json")},
         **{FILES / "policies" / path.name: path for path in policies.glob("sglang-*.yaml")},
+        **{FILES / "rbac" / "gangs" / path.name: path for path in (_RBAC / "gangs").glob("*.yaml")},
     }
     made = {target: source.read_text() for target, source in copies.items()}
     made[FILES / "rbac" / "nodes.yaml"] = _nodes_rules()

@@ -21,6 +21,7 @@ from sglang_operator.api import (
 from sglang_operator.controller import logs, process
 from sglang_operator.controller.settings import Settings
 from sglang_operator.engine import arguments as engine_arguments
+from sglang_operator.scheduling import gangs
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -62,6 +63,14 @@ def _parser() -> argparse.ArgumentParser:
         metavar="PATH",
         help="a folder of nodes that engines may be shown, as it stands and whole; once one is "
         "named, no other is shown; may be repeated",
+    )
+    parser.add_argument(
+        gangs.FLAG,
+        action="append",
+        default=[],
+        choices=[each.name for each in gangs.GROUPED],
+        help="let pools choose this gang, whose scheduler reads objects of its own: these are made "
+        "and watched, for which the operator needs the rights; may be repeated",
     )
     parser.add_argument(
         "--lease-namespace",
@@ -137,6 +146,7 @@ def settings_from(arguments: argparse.Namespace) -> Settings:
         engine_host=engine_arguments.any_address(arguments.pod_address),
         allowed_resources=tuple(arguments.allow_resource),
         host_folders=tuple(arguments.host_folder),
+        gangs=tuple(arguments.gang),
         ask_engines=not arguments.no_engine_requests,
         kubeconfig=arguments.kubeconfig,
         context=arguments.context,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sglang_operator.api import names, texts
-from sglang_operator.children import drift, engine_pod, kinds, weights_lease
+from sglang_operator.children import drift, engine_pod, gang_groups, kinds, weights_lease
 from sglang_operator.gates.decide import GatePlan
 from sglang_operator.gates.lease import LeaseStep
 from sglang_operator.observed.model import Gate, Observed, ObservedChild, ObservedPod
@@ -200,6 +200,19 @@ def child_actions(
     return have if observed.leaving else [*have, *_to_drop(pool, wanted, observed)]
 
 
+def group_actions(pool: Pool, plan: Plan, observed: Observed) -> list[CreateChild]:
+    """What makes the groups of a gang's scheduler that the plan's pods are to be of."""
+    return [
+        CreateChild(
+            kind=kinds.kind_of(body),
+            name=body["metadata"]["name"],
+            body=body,
+            reason="its pods are about to be made",
+        )
+        for body in gang_groups.before_pods(pool, plan, observed)
+    ]
+
+
 def kept_actions(
     owner: Owner, wanted: Sequence[Mapping[str, Any]], observed: Observed
 ) -> list[ChildAction]:
@@ -211,7 +224,7 @@ def kept_actions(
 
 
 def _waits(body: Mapping[str, Any], observed: Observed) -> bool:
-    kind, name = body["kind"], body["metadata"]["name"]
+    kind, name = kinds.kind_of(body), body["metadata"]["name"]
     return (
         kinds.of(kind).waits_for_pods
         and not drift.is_headless(body)
@@ -223,7 +236,7 @@ def _to_have(
     owner: Owner, wanted: Sequence[Mapping[str, Any]], observed: Observed
 ) -> Iterator[ChildAction]:
     for body in wanted:
-        kind, name = body["kind"], body["metadata"]["name"]
+        kind, name = kinds.kind_of(body), body["metadata"]["name"]
         child = observed.children.get((kind, name))
         if child is not None and _unknown(kind, child):
             continue
@@ -245,7 +258,7 @@ def _unknown(kind: str, child: ObservedChild) -> bool:
 def _to_drop(
     pool: Pool, wanted: Sequence[Mapping[str, Any]], observed: Observed
 ) -> Iterator[ChildAction]:
-    kept = {(body["kind"], body["metadata"]["name"]) for body in wanted}
+    kept = {(kinds.kind_of(body), body["metadata"]["name"]) for body in wanted}
     for (kind, name), child in observed.children.items():
         if (kind, name) in kept or child.owner != pool.owner.uid or _unknown(kind, child):
             continue
@@ -266,9 +279,10 @@ def foreign_children(
 ) -> list[tuple[str, str]]:
     """Kind and name of objects that stand where a child should, and are somebody else's."""
     return [
-        (body["kind"], body["metadata"]["name"])
+        (kind, name)
         for body in wanted
-        if _is_foreign(pool, observed.children.get((body["kind"], body["metadata"]["name"])))
+        for kind, name in [(kinds.kind_of(body), body["metadata"]["name"])]
+        if _is_foreign(pool, observed.children.get((kind, name)))
     ]
 
 

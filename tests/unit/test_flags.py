@@ -40,6 +40,16 @@ def test_folders_that_engines_may_be_shown_are_named_one_by_one(capsys):
         assert f"found {wrong!r}, expected a folder for data" in capsys.readouterr().err
 
 
+def test_gangs_with_objects_of_their_own_are_named_one_by_one(capsys):
+    """For these the operator has to have the rights: nobody else makes or watches any."""
+    parsed = main._parser().parse_args(["--gang=Volcano", "--gang", "Coscheduling"])
+    assert main.settings_from(parsed).gangs == ("Volcano", "Coscheduling")
+    assert main.settings_from(main._parser().parse_args([])).gangs == ()
+    with pytest.raises(SystemExit):
+        main._parser().parse_args(["--gang=Kueue"])
+    assert "invalid choice: 'Kueue'" in capsys.readouterr().err
+
+
 def test_resources_that_engines_may_ask_for_are_named_one_by_one(capsys):
     parsed = main._parser().parse_args(["--allow-resource=a.b/c", "--allow-resource", "d.e/f"])
     assert main.settings_from(parsed).allowed_resources == ("a.b/c", "d.e/f")

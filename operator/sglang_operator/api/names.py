@@ -93,6 +93,15 @@ ANNOTATION_TOPOLOGY_REQUIRED = f"{KUEUE_PREFIX}podset-required-topology"
 ANNOTATION_TOPOLOGY_PREFERRED = f"{KUEUE_PREFIX}podset-preferred-topology"
 CONDITION_QUEUE_STOPPED = "TerminationTarget"  # of a pod that Kueue is about to delete
 
+# Those of the schedulers that read a PodGroup, on pods; what each does says scheduling/NAME.py.
+VOLCANO_SCHEDULER = "volcano"
+VOLCANO_API_VERSION = "scheduling.volcano.sh/v1beta1"
+ANNOTATION_VOLCANO_GROUP = "scheduling.k8s.io/group-name"
+# As the chart of scheduler-plugins calls it, where it is a second scheduler.
+COSCHEDULING_SCHEDULER = "scheduler-plugins-scheduler"
+COSCHEDULING_API_VERSION = "scheduling.x-k8s.io/v1alpha1"
+LABEL_COSCHEDULING_GROUP = "scheduling.x-k8s.io/pod-group"
+
 ENGINE_CONTAINER = "engine"
 ENGINE_PORT_NAME = "http"
 
@@ -150,6 +159,12 @@ def node_rank_of(name: str) -> int | None:
 def is_pod_of(name: str, pool: str, engine: EngineName) -> bool:
     """Whether a pod of this engine can have this name."""
     return name == pod_name(pool, engine, attempt_of(name), node_rank_of(name))
+
+
+def is_group_name(name: str, pool: str) -> bool:
+    """Whether the pods of one try at an engine of this pool can be a group of this name."""
+    engine = engine_of(name, pool)
+    return is_engine(engine) and name == pod_name(pool, engine, attempt_of(name))
 
 
 def nodes_of(name: str, told: int) -> int:

@@ -72,6 +72,8 @@ class Gang(Enum):
 
     NONE = "None"
     KUEUE = "Kueue"
+    VOLCANO = "Volcano"
+    COSCHEDULING = "Coscheduling"
 
 
 class WhenUnsatisfiable(Enum):

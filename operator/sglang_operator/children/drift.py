@@ -30,7 +30,7 @@ class Drift:
 
 def drift(wanted: Json, found: Json) -> Drift | None:
     """How an object differs from the wanted one of its kind; None if in nothing that matters."""
-    kind = kinds.of(wanted["kind"])
+    kind = kinds.of(kinds.kind_of(wanted))
     if is_headless(wanted) != is_headless(found):
         return Drift(path=".spec.clusterIP", body=wanted, immutable=True)
     content = _content(kind, wanted)

@@ -22,6 +22,8 @@ class ChildKind:
     follow from it.
     """
 
+    # Where several API groups have one of a name, it is followed by its group, as kubectl takes it:
+    # PodGroup.scheduling.volcano.sh.
     kind: str
     api_version: str  # group/version, or v1
     plural: str
@@ -50,6 +52,9 @@ class ChildKind:
     # the release before does not grant it, which is told.  A new kind is both.  Whatever keeps one
     # from being written is a warning, and no word about the pool.
     spare: bool = False
+    # It is there where whoever started the operator asked for it, and where it may not be read it
+    # is as absent: pools that cannot do without say so.
+    of_gang: str = ""  # the gang's name
     # Parts of an object that nobody compares: they are not kept.
     unkept: tuple[str, ...] = ()
     # It is made once a new pool's pods are there: by what selects them, kube-controller-manager
@@ -78,6 +83,11 @@ class ChildKind:
     def root(self) -> str:
         """The API server's path of the group and version."""
         return f"/apis/{self.api_version}" if self.group else f"/api/{self.api_version}"
+
+    def is_of(self, body: Json) -> bool:
+        """Whether an object is of this kind."""
+        same = body["kind"] == self.kind.partition(".")[0]
+        return same and body.get("apiVersion", self.api_version) == self.api_version
 
     def is_name(self, name: str, pool: str) -> bool:
         """Whether a pool of this name can have an object of this kind and name."""

@@ -1,10 +1,12 @@
 """Every kind of object that pools have beside their pods: one declaration each."""
 
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from sglang_operator.api import names
 from sglang_operator.children import (
     disruption_budget,
+    gang_groups,
     kept,
     services,
     slots_map,
@@ -18,6 +20,8 @@ from sglang_operator.gates.decide import GatePlan
 from sglang_operator.observed.engines import span
 from sglang_operator.observed.model import Observed
 from sglang_operator.pool.resolve import Pool
+from sglang_operator.scheduling import gangs
+from sglang_operator.scheduling.base import Grouped
 from sglang_operator.weights import lost_lease
 
 _NOTHING = Observed()
@@ -104,9 +108,43 @@ REVISION = ChildKind(
 CHILDREN: tuple[ChildKind, ...] = (SERVICE, DISRUPTION_BUDGET, LEASE, REGISTRY, REVISION)
 
 
+def _groups(declared: Grouped) -> ChildKind:
+    return ChildKind(
+        kind=declared.kind,
+        api_version=declared.api_version,
+        plural=declared.plural,
+        desired=lambda pool, weights: (),
+        history=gang_groups.of_tries(declared),
+        kept=kept.nothing,
+        is_one=names.is_group_name,
+        pruned=True,
+        optional=True,
+        of_gang=declared.name,
+        # Its scheduler's own default; who takes a queue out of the spec wants that again.
+        defaults={"queue": ("default",)},
+        restless=frozenset({"status"}),  # news is its spec alone, not what the scheduler says
+    )
+
+
+# Of these there are those that the operator is started with (``Settings.gangs``): a cluster has
+# one such scheduler, if any, and the roles grant no more.
+GANGS: tuple[ChildKind, ...] = tuple(map(_groups, gangs.GROUPED))
+
+
+def of_gangs(names: Collection[str]) -> tuple[ChildKind, ...]:
+    """What pools have beside pods for these gangs."""
+    return tuple(each for each in GANGS if each.of_gang in names)
+
+
 def of(kind: str) -> ChildKind:
     """The declaration of this kind."""
-    return next(each for each in CHILDREN if each.kind == kind)
+    return next(each for each in (*CHILDREN, *GANGS) if each.kind == kind)
+
+
+def kind_of(body: Mapping[str, Any]) -> str:
+    """The kind of an object, by which its declaration is found."""
+    found = next((each.kind for each in (*CHILDREN, *GANGS) if each.is_of(body)), "")
+    return found or str(body["kind"])
 
 
 def is_spare(kind: str) -> bool:
@@ -116,10 +154,20 @@ def is_spare(kind: str) -> bool:
 
 def children(pool: Pool, weights: GatePlan, observed: Observed = _NOTHING) -> list[dict[str, Any]]:
     """All objects of a pool but its pods, as they should be; none of a kind that is absent."""
-    present = [kind for kind in CHILDREN if kind.kind not in observed.absent_kinds]
+    present = [
+        kind
+        for kind in (*CHILDREN, *(GANGS if gangs.kind(pool.spec) or _has_groups(observed) else ()))
+        if kind.kind not in observed.absent_kinds
+    ]
     found = [dict(body) for kind in present for body in kind.desired(pool, weights)]
     stored = [kind.history(pool, observed) for kind in present if kind.history is not None]
     return found + [dict(body) for bodies in stored for body in bodies]
+
+
+def _has_groups(observed: Observed) -> bool:
+    """Whether there are any of a gang's: those of an earlier spec stay with their pods."""
+    kinds = {each.kind for each in GANGS}
+    return any(kind in kinds for kind, _ in observed.children)
 
 
 def kept_children(known: LastKnown) -> list[dict[str, Any]]:

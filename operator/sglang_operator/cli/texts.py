@@ -41,6 +41,11 @@ DO_QUOTA = "kubectl describe resourcequota -n {namespace}"
 QUEUE_SAYS = "Kueue of {engine}: {message}"
 DO_QUEUE = "kubectl describe workloads -n {namespace}"
 DO_KUEUE = "kubectl get pods,configmaps -n kueue-system"
+DO_GROUPS = (
+    "kubectl sglang map -A: who has the GPUs; kubectl describe pods -n {namespace} -l "
+    "sglang-operator.dev/pool={name}: what the scheduler says"
+)
+DO_GANG = "kubectl api-resources | grep -i podgroup: what the cluster serves"
 DO_NODES = (
     "kubectl get nodes; engines go elsewhere from a single lost node with restart.onNodeLost: "
     "Replace, and from a node that is deleted"

@@ -1,13 +1,15 @@
 """The third stage of a pass: pods and gates are written, and what came of it is remembered."""
 
+import asyncio
 import logging
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TypeGuard
 
 from sglang_operator import actions
 from sglang_operator.api import names
-from sglang_operator.children import engine_pod
+from sglang_operator.children import engine_pod, gang_groups
 from sglang_operator.clocks import left, steady
 from sglang_operator.cluster.dry_runs import DryRuns
 from sglang_operator.cluster.executor import Executor
@@ -26,6 +28,8 @@ from sglang_operator.plan.plan import Plan
 
 # A pass performs pod actions for so long at most; what is left is planned again.
 ACTING_SECONDS = 20.0
+# Groups of pods that are made at a time; the executor's window bounds them too.
+AT_ONCE = 16
 
 log = logging.getLogger(__name__)
 
@@ -146,9 +150,13 @@ class Actor:
             memory.trial = await trying.attempt(self._trials, this.key, memory.trial, pool, plan)
             if memory.trial.refusal or memory.trial.doubted:
                 return Outcome(done=False)  # planned anew, with that known
+        if (untold := await self._groups(this, decision)) is not None:
+            return Outcome(done=False, failed=untold)
         if memory.template is None:
             memory.template = engine_pod.template(pool)
         batch = _possible(actions.pod_actions(pool, plan, memory.template), memory)
+        if alone := gang_groups.without(pool, memory.conflicts.keys(), plan):
+            batch = [a for a in batch if not (_is_create(a) and a.engine in alone)]
         for action in batch:
             kind = type(action).__name__
             log.debug("%s: %s %s: %s", this.key, kind, action.name, action.reason)
@@ -166,6 +174,22 @@ class Actor:
             current=acting.current,
             proven=steady() < memory.proven_until,
         )
+
+    async def _groups(self, this: Pass, decision: PoolDecision) -> Exception | None:
+        """Make what a gang's scheduler knows the pods by; why not all of it could be made."""
+        memory = this.memory
+        wanted = actions.group_actions(decision.pool, decision.plan, decision.observed)
+        wanted = [each for each in wanted if (each.kind, each.name) not in memory.conflicts]
+        at_once = min(AT_ONCE, len(wanted))
+        outcomes = await asyncio.gather(
+            *(
+                self._executor.children(this.key, memory.uid, wanted[first::at_once])
+                for first in range(at_once)
+            )
+        )
+        for outcome in outcomes:
+            memory.note_conflicts(outcome, steady())
+        return next((each.failed for each in outcomes if each.failed is not None), None)
 
     async def remove(self, this: Pass, pods: Sequence[ObservedPod]) -> None:
         """Delete what is on GPUs of a trainer that is gone, under a spec that is refused."""
@@ -226,6 +250,10 @@ class Actor:
         else:
             old = StaleViewError("what was seen is old")
             this.requeue.after(Reason.STALE_VIEW, memory.again.failed(old))
+
+
+def _is_create(action: actions.PodAction) -> TypeGuard[actions.CreatePod]:
+    return isinstance(action, actions.CreatePod)
 
 
 def _possible(batch: Sequence[actions.PodAction], memory: Memory) -> list[actions.PodAction]:

@@ -84,7 +84,8 @@ class ControlLoop:
         self.pools = PoolStore(self.wake)
         self.pods = PodStore(self.wake)
         self.children = {
-            each.kind: child_store(each.kind, self.wake, self.pools.has) for each in kinds.CHILDREN
+            each.kind: child_store(each.kind, self.wake, self.pools.has)
+            for each in (*kinds.CHILDREN, *kinds.of_gangs(settings.gangs))
         }
         self.nodes = NodeStore(self._wake_node, self._wake_all)
         self.trainers = TrainerStore(self._wake_joined)
@@ -229,7 +230,7 @@ class ControlLoop:
                 ),
             ]
             for kind, store in self.children.items():
-                path = paths.children(kind, scope)
+                path, declared = paths.children(kind, scope), kinds.of(kind)
                 streams.append(
                     self._inform(
                         path,
@@ -238,8 +239,8 @@ class ControlLoop:
                         store,
                         OWN_OBJECTS,
                         kept=store.kept,
-                        optional=kind if kinds.of(kind).optional else "",
-                        spare=kinds.of(kind).spare,
+                        optional=kind if declared.optional else "",
+                        spare=declared.spare or bool(declared.of_gang),
                     )
                 )
             streams[0].on_list = partial(self.pools.list_begins, scope)

@@ -62,7 +62,9 @@ class Observer:
         """What is known of this pool at this moment; takes what passed by into its memory."""
         pods = self._pods(key, memory)
         record = self._view.pools.get(key)
-        absent = self._view.absent(key.namespace)
+        # Of what nobody looks at nobody knows what is there.
+        unwatched = frozenset(k.kind for k in kinds.GANGS if k.kind not in self._view.children)
+        absent = self._view.absent(key.namespace) | unwatched
         children = memory.out_of_sight() | {
             (store.kind, name): child
             for store in self._view.children.values()
@@ -87,6 +89,7 @@ class Observer:
             children=children,
             trainers=self._view.trainers(key.namespace),
             absent_kinds=absent,
+            unwatched_kinds=unwatched,
             said=memory.last_said(children, record, self._former_lease(key)),
             revisions=memory.known_revisions(children, key.name),
             reports=self._asker.reports(key, at),

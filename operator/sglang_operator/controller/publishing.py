@@ -4,11 +4,12 @@ Each is written only if it changed, and not too often.
 """
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from sglang_operator import actions
+from sglang_operator.api import conditions
 from sglang_operator.children import kinds
 from sglang_operator.children.last_known import LastKnown
 from sglang_operator.clocks import moment, steady
@@ -19,7 +20,7 @@ from sglang_operator.controller.memory import Pass
 from sglang_operator.controller.requeue import Reason
 from sglang_operator.controller.telling import Teller
 from sglang_operator.pool.resolve import Refused
-from sglang_operator.status import compute, rollout_progress, stored
+from sglang_operator.status import compute, gangs, rollout_progress, stored
 from sglang_operator.status.rollout_progress import Progress, advance
 
 
@@ -150,18 +151,16 @@ def _status(
 ) -> dict[str, Any]:
     observed = decision.observed
     foreign = actions.foreign(decision.pool, children, observed)
-    named = {(body["kind"], body["metadata"]["name"]) for body in children}
+    named = {(kinds.kind_of(body), body["metadata"]["name"]) for body in children}
     return compute.compute(
         decision.pool,
         decision.plan,
         decision.weights,
         ignored=this.memory.ignored,
-        troubles=this.memory.troubles(
-            foreign,
-            this.key,
-            observed.crowded,
-            observed.leaving,
-        ),
+        troubles=[
+            *_ungrouped(decision),
+            *this.memory.troubles(foreign, this.key, observed.crowded, observed.leaving),
+        ],
         previous=this.record.status,
         now=moment().wall,
         reports=observed.reports,
@@ -170,6 +169,12 @@ def _status(
         unstored=this.memory.unstored(foreign, named, this.key),
         progress=_progress(this, decision),
     )
+
+
+def _ungrouped(decision: PoolDecision) -> Iterator[compute.Trouble]:
+    """That no pods are made, for what their gang's scheduler would know them by is not there."""
+    if message := gangs.missing(decision.pool, decision.plan, decision.observed):
+        yield compute.Trouble(reason=conditions.GANG_NOT_SERVED, message=message, stalled=True)
 
 
 def _progress(this: Pass, decision: PoolDecision) -> Progress | None:

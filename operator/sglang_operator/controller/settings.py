@@ -17,6 +17,7 @@ class Settings:
     # That engines may ask for though they count no GPUs, or give more of the node than these.
     allowed_resources: tuple[str, ...] = ()
     host_folders: tuple[str, ...] = ()  # that engines may be shown; none: by their names
+    gangs: tuple[str, ...] = ()  # of which pools may choose, that have objects of their own
     ask_engines: bool = True  # else what only engines can tell is not known
     kubeconfig: Path | None = None
     context: str | None = None

@@ -451,8 +451,8 @@ class Observed:
     falls: tuple[float, ...] = ()  # when they fell silent, rising; counted as silence is
     children: Mapping[tuple[str, str], ObservedChild] = field(default_factory=dict)
     trainers: Mapping[str, TrainerPod] | None = None  # of the namespace; None: nobody looked
-    # Kinds of children that the cluster does not know: pools do without them.
-    absent_kinds: frozenset[str] = frozenset()
+    absent_kinds: frozenset[str] = frozenset()  # of children: those that the cluster lacks, and
+    unwatched_kinds: frozenset[str] = frozenset()  # among them those that nobody asked for
     # What the pool's weights Lease is known to have said last, should it be lost; None: there was
     # none yet.
     said: Transaction | None = None

@@ -11,6 +11,7 @@ from sglang_operator.observed.groups import Group
 from sglang_operator.observed.model import Observed, ObservedChild
 from sglang_operator.plan.rollout_state import Waits
 from sglang_operator.pool.resolve import Pool
+from sglang_operator.scheduling import gangs
 from sglang_operator.weights.lease_state import Phase, read
 
 _HELD = {Phase.SYNCING: Waits.FOR_SYNC, Phase.SLEEPING: Waits.FOR_WAKE}
@@ -18,9 +19,14 @@ _HELD = {Phase.SYNCING: Waits.FOR_SYNC, Phase.SLEEPING: Waits.FOR_WAKE}
 
 def held(pool: Pool, observed: Observed) -> Waits | None:
     """What a voluntary change of running engines has to wait for; None: it may go on."""
-    if observed.refused_revision == pool.revision:
+    if observed.refused_revision == pool.revision or ungrouped(pool, observed):
         return Waits.FOR_ADMISSION
     return trainers_turn(pool, observed)
+
+
+def ungrouped(pool: Pool, observed: Observed) -> bool:
+    """Whether no pods can be made now: their gang's scheduler would not know them as one."""
+    return gangs.kind(pool.spec) in observed.absent_kinds
 
 
 def leaves_alone(pool: Pool, observed: Observed) -> bool:

@@ -46,6 +46,21 @@ class Waiting(NamedTuple):
     priority: str = ""  # the class that orders those who wait; empty: the queue's own
 
 
+class Grouped(NamedTuple):
+    """The kind of object by which a scheduler knows the pods of one try at an engine."""
+
+    name: str  # as scheduling.gang has it
+    kind: str  # with its API group, by which each gang's PodGroup is another
+    api_version: str
+    plural: str
+    install: str  # what to do where a cluster does not serve it, in words
+
+    @property
+    def groups(self) -> str:
+        """As kubectl takes it: ``podgroups.scheduling.volcano.sh``."""
+        return f"{self.plural}.{self.api_version.rpartition('/')[0]}"
+
+
 class Gang(Protocol):
     """How one scheduler starts the pods of an engine together, or that it does not."""
 
@@ -71,4 +86,13 @@ class Gang(Protocol):
 
     def queue(self, parsed: PoolSpec) -> Waiting | None:
         """The queue in which a pod that is made now waits; None: it waits in none."""
+        ...
+
+    @property
+    def grouped(self) -> Grouped | None:
+        """What there is to be of each try at an engine before its pods; None: nothing is."""
+        ...
+
+    def group(self, parsed: PoolSpec, member: Member) -> Mapping[str, Any]:
+        """The spec of that object, for the try that this pod is of."""
         ...

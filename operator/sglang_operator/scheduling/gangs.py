@@ -11,12 +11,18 @@ from sglang_operator.api import spec, syntax
 from sglang_operator.api.problems import Problem
 from sglang_operator.api.spec import PoolSpec
 from sglang_operator.scheduling import texts, topology
-from sglang_operator.scheduling.base import Gang, Member, Waiting
+from sglang_operator.scheduling.base import Gang, Grouped, Member, Waiting
+from sglang_operator.scheduling.coscheduling import Coscheduling
 from sglang_operator.scheduling.kueue import Kueue
 from sglang_operator.scheduling.none import NoGang
+from sglang_operator.scheduling.volcano import Volcano
 
 NONE: Gang = NoGang()
-CHOSEN: Mapping[spec.Gang, Gang] = {spec.Gang.KUEUE: Kueue()}  # by spec.scheduling.gang
+CHOSEN: Mapping[spec.Gang, Gang] = {  # by spec.scheduling.gang
+    spec.Gang.KUEUE: Kueue(),
+    spec.Gang.VOLCANO: Volcano(),
+    spec.Gang.COSCHEDULING: Coscheduling(),
+}
 GANGS: Mapping[str, Gang] = {}  # by what spec.scheduling.schedulerName calls them; else NONE
 
 _PRIORITY = "spec.scheduling.priorityClassName"
@@ -107,3 +113,26 @@ def annotations(parsed: PoolSpec, member: Member) -> Mapping[str, str]:
 def queue(parsed: PoolSpec) -> Waiting | None:
     """The queue in which a pod that is made now waits; None: it waits in none."""
     return _of(parsed).queue(parsed)
+
+
+# What pools have beside pods for their gangs: which of it there is says who starts the operator.
+FLAG = "--gang"
+GROUPED: tuple[Grouped, ...] = tuple(
+    each.grouped for each in CHOSEN.values() if each.grouped is not None
+)
+
+
+def grouped(parsed: PoolSpec) -> Grouped | None:
+    """The kind of object that there is to be of each try at an engine before its pods."""
+    return _of(parsed).grouped
+
+
+def group(parsed: PoolSpec, member: Member) -> Mapping[str, Any]:
+    """The spec of that object, for the try that this pod is of."""
+    return _of(parsed).group(parsed, member)
+
+
+def kind(parsed: PoolSpec) -> str:
+    """That kind as ``children.kinds`` has it; empty where there is none."""
+    found = grouped(parsed)
+    return found.kind if found is not None else ""

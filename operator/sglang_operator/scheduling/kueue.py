@@ -34,6 +34,8 @@ _FIELD = "spec.scheduling"
 class Kueue:
     """See :class:`sglang_operator.scheduling.base.Gang`."""
 
+    grouped = None  # Kueue makes its Workload itself, of what pods say
+
     def problems(self, parsed: PoolSpec) -> Iterator[Problem]:
         chosen = parsed.scheduling
         if not chosen.queue_name:
@@ -80,6 +82,9 @@ class Kueue:
     def queue(self, parsed: PoolSpec) -> Waiting | None:
         chosen = parsed.scheduling
         return Waiting(chosen.queue_name or "", chosen.workload_priority_class_name or "")
+
+    def group(self, parsed: PoolSpec, member: Member) -> Mapping[str, Any]:
+        return {}
 
 
 def _written_twice(parsed: PoolSpec) -> Iterator[Problem]:

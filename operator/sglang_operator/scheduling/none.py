@@ -11,6 +11,8 @@ from sglang_operator.scheduling.base import Member, Waiting
 class NoGang:
     """See :class:`sglang_operator.scheduling.base.Gang`."""
 
+    grouped = None
+
     def problems(self, parsed: PoolSpec) -> Iterator[Problem]:
         return iter(())
 
@@ -25,3 +27,6 @@ class NoGang:
 
     def queue(self, parsed: PoolSpec) -> Waiting | None:
         return None
+
+    def group(self, parsed: PoolSpec, member: Member) -> Mapping[str, Any]:
+        return {}

@@ -1,5 +1,12 @@
 """What a scheduler asks of a pool, and why one finds no place by what the pool asks of it."""
 
+
+def pods(count: int) -> str:
+    """``1 pod``, ``4 pods``: the ``{pods}`` of the texts below."""
+    return f"{count} pod{'' if count == 1 else 's'}"
+
+
+# --- of a spec
 PRIORITY = "a PriorityClass that does not begin with system-: those are for the cluster's own pods"
 DO_PRIORITY = "name another, or leave it out"
 NO_GANG = "nothing while scheduling.gang is None, because nobody reads it then"
@@ -22,6 +29,24 @@ ONE_SPREAD = "no constraint with whenUnsatisfiable {when} for the label of sched
 DO_ONE_SPREAD = "remove one of the two"
 NO_KUEUE_KEYS = "{kind} that are not Kueue's where scheduling.gang is Kueue"
 DO_SCHEDULING = "remove it: spec.scheduling says what Kueue reads"
+NOT_OF_GANG = "nothing with scheduling.gang: {gang}, which does not read it"
+DO_LEAVE_OUT = "leave it out"
+OWN_GROUP = "no group of its own where scheduling.gang is {gang}: each engine's pods have theirs"
+
+# --- of engines that wait
+WAITING_FOR_GANG = (
+    "{engines} waiting until scheduler {scheduler} has room for all of one at once ({pods} with "
+    "{gpus} {resource} each): {message}"
+)
+GANG_NOT_WATCHED = (
+    "{engines} waiting: this operator makes no {groups}, which scheduling.gang: {gang} needs; "
+    "start it with {flag}={gang} and the rights to them (gangs in the chart's values), or choose "
+    "another gang"
+)
+GANG_NOT_SERVED = (
+    "{engines} waiting: Kubernetes serves no {groups} here, or the operator may not read them; "
+    "{advice}, or choose another gang"
+)
 
 # --- of engines that find no place
 DO_SPREAD_LESS = (

@@ -21,6 +21,7 @@ from sglang_operator.pool import shared_memory, tuning
 from sglang_operator.pool.resolve import Owner, Pool, Refused
 from sglang_operator.status import (
     failures,
+    gangs,
     history,
     holdups,
     memory,
@@ -349,7 +350,7 @@ def _progress(
     if troubles:
         return troubles[0].reason, _bounded(troubles[0].message)
     waits = (holdups.waiting, holdups.unseated, holdups.lingering)
-    rooms = (rollout_waits.cramped, holdups.pending, holdups.queued)
+    rooms = (rollout_waits.cramped, gangs.waiting, holdups.pending, holdups.queued)
     for check in (holdups.lost, _failing, *waits, *rooms):
         if told := check(pool, plan.with_beside, seen):
             return told[0], _bounded(told[1])

@@ -42,6 +42,22 @@ def test_every_kind_of_child_may_be_watched_made_and_changed_and_pruned_ones_rem
     )
 
 
+@pytest.mark.parametrize("kind", kinds.GANGS, ids=lambda each: each.of_gang)
+def test_each_gang_has_a_role_of_its_own_for_its_objects_alone(kind):
+    """Who has no such scheduler grants nothing for it, and has nothing watched."""
+    path = RBAC / "gangs" / f"{kind.of_gang.lower()}.yaml"
+    (rule,) = _rules(path)
+    assert (rule["apiGroups"], rule["resources"]) == ([kind.group], [kind.plural])
+    assert set(rule["verbs"]) == kind.verbs
+    assert f"--gang={kind.of_gang}:" in path.read_text()
+
+
+def test_no_other_role_is_for_a_gang():
+    assert {path.stem for path in (RBAC / "gangs").iterdir()} == {
+        kind.of_gang.lower() for kind in kinds.GANGS
+    }
+
+
 def granted(path: Path) -> list[str]:
     """One line for each verb that a role grants."""
     role = yaml.safe_load(path.read_text())

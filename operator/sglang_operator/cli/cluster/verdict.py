@@ -123,6 +123,7 @@ _PROGRESS = frozenset(
         conditions.ROLLING_UPDATE,
         conditions.ENGINES_STARTING,
         conditions.WAITING_FOR_QUOTA,
+        conditions.WAITING_FOR_GANG,
         conditions.TERMINATING,
     }
 )
@@ -132,6 +133,8 @@ _NEXT = {
     conditions.QUOTA_EXCEEDED: texts.DO_QUOTA,
     conditions.WAITING_FOR_QUOTA: texts.DO_QUEUE,
     conditions.NOT_QUEUED: texts.DO_KUEUE,
+    conditions.WAITING_FOR_GANG: texts.DO_GROUPS,
+    conditions.GANG_NOT_SERVED: texts.DO_GANG,
     conditions.NODE_LOST: texts.DO_NODES,
     conditions.ENGINES_FAILING: texts.DO_LOGS,
     conditions.POD_REJECTED: texts.DO_EDIT,

@@ -11,6 +11,7 @@ tuned.  Else its pods would hold their GPUs and never be an engine.
 from sglang_operator.observed.engine_state import EngineState
 from sglang_operator.observed.groups import Group
 from sglang_operator.observed.health import Health
+from sglang_operator.plan import turns
 from sglang_operator.plan.planner import EngineGroups, Planner
 from sglang_operator.pool.resolve import Engine
 
@@ -28,7 +29,7 @@ def complete_engines(planner: Planner) -> None:
             elif group.revision != planner.pool.revision:
                 planner.remove_group(group, "it is not whole, and its revision is made no more")
                 _leave(planner, found, group)
-            else:
+            elif not turns.ungrouped(planner.pool, planner.observed):
                 _complete(planner, engine, group)
 
 

@@ -1,7 +1,8 @@
 """Rule: a wanted engine without a pod gets one, unless something speaks against it.  Pure.
 
-That is, in this order: its place is taken, an engine of several pods that has begun lacks room for
-the rest of them, the API server refuses pods, another engine tries first
+That is, in this order: nobody could know its pods as one (``turns.ungrouped``), its place is taken,
+an engine of several pods that has begun lacks room for the rest of them, the API server refuses
+pods, another engine tries first
 a memory share that is being tuned, it is given up or another tries first whether it starts, or its
 backoff is not over.
 """
@@ -9,7 +10,7 @@ backoff is not over.
 from sglang_operator.diagnosis import causes
 from sglang_operator.observed.engine_state import EngineState
 from sglang_operator.observed.model import ObservedPod
-from sglang_operator.plan import restart, startup
+from sglang_operator.plan import restart, startup, turns
 from sglang_operator.plan.planner import EngineGroups, Planner
 from sglang_operator.plan.startup import FailureStreak
 
@@ -18,12 +19,13 @@ def create_missing_engines(planner: Planner) -> None:
     """Each missing engine is created, or it is kept where it stands instead."""
     held = _held_devices(planner)
     barred = {*planner.observed.orphans.values(), *planner.observed.crowded}
+    ungrouped = turns.ungrouped(planner.pool, planner.observed)
     for engine in planner.pool.running:
         found = planner.groups_of(engine.name)
         beside = engine.name in planner.surging or planner.tried(found)
         if (found.live and not beside) or engine.name in planner.podless:
             continue
-        if engine.name in barred or not held.isdisjoint(engine.devices):
+        if ungrouped or engine.name in barred or not held.isdisjoint(engine.devices):
             planner.podless[engine.name] = EngineState.WAITING
             continue
         if planner.begins_from > planner.now:

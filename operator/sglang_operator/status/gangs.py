@@ -1,0 +1,53 @@
+"""What is told of engines whose pods start all at once or not at all, by the scheduler's gang."""
+
+from sglang_operator.api import conditions
+from sglang_operator.api.texts import engines
+from sglang_operator.observed.engine_state import EngineState
+from sglang_operator.observed.model import Observed
+from sglang_operator.plan import turns
+from sglang_operator.plan.plan import Plan
+from sglang_operator.pool.resolve import Pool
+from sglang_operator.scheduling import gangs, texts
+
+
+def missing(pool: Pool, plan: Plan, observed: Observed) -> str:
+    """Why no pods are made for want of what their scheduler would know them by; empty if they are,
+    or none is wanted."""
+    declared = gangs.grouped(pool.spec)
+    waiting = sum(not (each.exists and each.current) for each in plan.engines)
+    if declared is None or not waiting or not turns.ungrouped(pool, observed):
+        return ""
+    unasked = declared.kind in observed.unwatched_kinds
+    text = texts.GANG_NOT_WATCHED if unasked else texts.GANG_NOT_SERVED
+    return text.format(
+        engines=engines(waiting),
+        groups=declared.groups,
+        gang=declared.name,
+        flag=gangs.FLAG,
+        advice=declared.install,
+    )
+
+
+def waiting(pool: Pool, plan: Plan, _: object) -> tuple[str, str] | None:
+    """Engines for whose pods together there is no room, and what the scheduler says of one."""
+    if gangs.grouped(pool.spec) is None:
+        return None
+    told = [
+        engine
+        for engine in plan.down
+        if engine.state is EngineState.PENDING
+        and engine.unschedulable
+        and not engine.scheduling_gates
+    ]
+    if not told:
+        return None
+    said = next((pod.scheduler for pod in told[0].members if pod.scheduler), "")
+    message = texts.WAITING_FOR_GANG.format(
+        engines=engines(len(told)),
+        scheduler=said,
+        pods=texts.pods(pool.nodes),
+        gpus=pool.gpus_per_pod,
+        resource=pool.resource,
+        message="; ".join(filter(None, (plan.capacity, told[0].unschedulable))),
+    )
+    return conditions.WAITING_FOR_GANG, message

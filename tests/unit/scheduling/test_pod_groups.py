@@ -1,0 +1,431 @@
+"""Gangs whose scheduler reads a PodGroup: what it says, when it is there, what is told of it."""
+
+import asyncio
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from sglang_operator import actions
+from sglang_operator.api import conditions, names
+from sglang_operator.backoff import Backoff
+from sglang_operator.children import engine_pod, kinds
+from sglang_operator.children.kind import ChildKind
+from sglang_operator.kube import informer, paths
+from sglang_operator.kube.errors import ApiError
+from sglang_operator.observed.model import Observed, ObservedChild, ObservedPod
+from sglang_operator.plan.plan import plan
+from sglang_operator.pool.resolve import Pool
+from sglang_operator.scheduling import gangs, texts
+from sglang_operator.scheduling.base import Grouped, Member
+from sglang_operator.status import gangs as told
+from tests import structural
+from tests.builders import NOW, OWNER, a_pod, a_pool, created, guide_spec, refused, weighed
+from tests.unit.controller import fake_api
+from tests.unit.controller.passes import KEY
+
+DATA = Path(__file__).parents[2] / "data"
+DEFINITIONS = {"Volcano": "volcano", "Coscheduling": "scheduler-plugins"}
+NEEDED: Mapping[str, dict[str, str]] = {}  # of the other fields, by gang
+EACH = pytest.mark.parametrize("declared", gangs.GROUPED, ids=lambda each: each.name)
+CRD = yaml.safe_load((DATA.parents[1] / "manifests/crd/sglanginferences.yaml").read_text())
+
+
+def scheduling(declared: Grouped, **more: str) -> dict[str, str]:
+    return {"gang": declared.name, **NEEDED.get(declared.name, {}), **more}
+
+
+def single(declared: Grouped, **more: str) -> Pool:
+    return a_pool(scheduling=scheduling(declared, **more))
+
+
+def spanning(declared: Grouped, **more: str) -> Pool:
+    """Two engines of two nodes, eight GPUs on each."""
+    of_two = guide_spec(num_gpus_per_worker=16, device_mapping="list(range(0,32))")
+    return a_pool({**of_two, "scheduling": scheduling(declared, **more)})
+
+
+def kind(declared: Grouped) -> ChildKind:
+    return kinds.of(declared.kind)
+
+
+def seen(
+    pool: Pool, pods: list[ObservedPod], groups: Mapping[str, Any] | None = None, **more: Any
+) -> Observed:
+    """The pool's pods and what there is of its PodGroups, by name."""
+    owned = {
+        (gangs.kind(pool.spec), name): ObservedChild(
+            uid=names.Uid(f"uid-{name}"), owner=OWNER.uid, body=body
+        )
+        for name, body in (groups or {}).items()
+    }
+    return Observed(pods=tuple(pods), children=owned, **more)
+
+
+def bodies(pool: Pool, observed: Observed) -> dict[str, Any]:
+    """The PodGroups that there are to be, by name."""
+    found = kinds.children(pool, weighed(pool, list(observed.pods)), observed)
+    return {b["metadata"]["name"]: b for b in found if b["kind"] == "PodGroup"}
+
+
+def before(pool: Pool, observed: Observed) -> list[dict[str, Any]]:
+    """Those that are made before the pods of a plan."""
+    made = actions.group_actions(pool, plan(pool, observed, NOW), observed)
+    return [dict(each.body) for each in made]
+
+
+# --- what is written
+
+
+@EACH
+def test_the_group_is_one_that_the_projects_own_definition_takes(declared):
+    definition = structural.definition(DATA / DEFINITIONS[declared.name] / "podgroups.yaml")
+    fields = {"queueName": "gpus"} if "queueName" in _reads(declared) else {}
+    for pool in (single(declared), spanning(declared, priorityClassName="high", **fields)):
+        made = before(pool, seen(pool, []))
+        assert made
+        for body in made:
+            assert structural.wrong(definition, body) == []
+            assert body["spec"]["minMember"] == pool.nodes
+            assert body["spec"]["minResources"] == {"nvidia.com/gpu": str(pool.gpus)}
+    spec = definition["spec"]
+    assert spec["names"]["plural"] == declared.plural
+    assert f"{spec['names']['plural']}.{spec['group']}" == declared.groups
+
+
+def _reads(declared: Grouped) -> frozenset[str]:
+    gang = next(each for each in gangs.CHOSEN.values() if each.grouped is declared)
+    return gang.reads  # type: ignore[attr-defined]
+
+
+@EACH
+def test_what_a_definition_lacks_is_found(declared):
+    definition = structural.definition(DATA / DEFINITIONS[declared.name] / "podgroups.yaml")
+    pool = single(declared)
+    body = before(pool, seen(pool, []))[0]
+    for wrong in ({"minMembers": 1}, {"minMember": "1"}, {"minResources": {"gpu": []}}):
+        spec = {**body["spec"], **wrong}
+        assert structural.wrong(definition, {**body, "spec": spec})
+
+
+@EACH
+def test_each_try_at_an_engine_is_a_group_and_all_its_pods_name_it(declared):
+    """Pods of the last try that are on their way out would be counted for the next one."""
+    pool = spanning(declared)
+    engine, template = pool.engines[0], engine_pod.template(pool)
+    adapter = gangs.CHOSEN[pool.spec.scheduling.gang]
+    groups = set()
+    for attempt in (0, 1):
+        member = Member(OWNER.name, engine.name, attempt, 2)
+        for rank in (0, 1):
+            pod = engine_pod.pod(pool, template, engine, attempt, node_rank=rank)
+            written = {**pod["metadata"]["labels"], **pod["metadata"]["annotations"]}
+            key = adapter.label or adapter.annotation
+            assert written[key] == member.group == f"{OWNER.name}-{engine.name}-{attempt}"
+            assert pod["spec"]["schedulerName"] == adapter.scheduler
+            groups.add(written[key])
+    assert len(groups) == 2
+    another = single(declared, schedulerName="mine")
+    assert engine_pod.template(another)["spec"]["schedulerName"] == "mine"
+
+
+@EACH
+def test_a_group_is_the_pools_child(declared):
+    pool = single(declared)
+    body = before(pool, seen(pool, []))[0]
+    (owner,) = body["metadata"]["ownerReferences"]
+    assert (owner["uid"], owner["controller"]) == (OWNER.uid, True)
+    assert body["metadata"]["labels"][names.LABEL_POOL] == OWNER.name
+    assert kinds.kind_of(body) == declared.kind
+    assert kind(declared).is_name(body["metadata"]["name"], OWNER.name)
+    name = body["metadata"]["name"]
+    assert paths.child(declared.kind, "rl", name) == (
+        f"/apis/{declared.api_version}/namespaces/rl/podgroups/{name}"
+    )
+
+
+@pytest.mark.parametrize(
+    "name", ["actor-infer", "actor-infer-x-0", "actor-infer-g0", "other-g0-1-0"]
+)
+def test_no_other_name_is_that_of_a_group(name):
+    assert not any(each.is_name(name, "actor-infer") for each in kinds.GANGS)
+
+
+# --- what may be said
+
+
+@EACH
+@pytest.mark.parametrize(
+    "field",
+    ["queueName", "workloadPriorityClassName", "requiredTopology", "preferredTopology"],
+)
+def test_a_field_that_this_gang_does_not_read_is_refused_in_words(declared, field):
+    if field in _reads(declared):
+        assert single(declared, **{field: "gpus"})
+        (problem,) = refused(scheduling=scheduling(declared, **{field: "A_Queue"})).errors
+    else:
+        (problem,) = refused(scheduling=scheduling(declared, **{field: "gpus"})).errors
+        assert f"nothing with scheduling.gang: {declared.name}, which does not read it" in str(
+            problem
+        )
+    assert problem.field == f"spec.scheduling.{field}"
+
+
+@EACH
+def test_a_group_of_ones_own_in_podTemplate_is_refused(declared):
+    adapter = gangs.CHOSEN[single(declared).spec.scheduling.gang]
+    where, key = ("labels", adapter.label) if adapter.label else ("annotations", adapter.annotation)
+    template = {"metadata": {where: {key: "mine"}}}
+    (problem,) = refused(scheduling=scheduling(declared), podTemplate=template).errors
+    assert problem.field == f"spec.podTemplate.metadata.{where}.{key}"
+
+
+def test_the_definition_knows_the_same_gangs():
+    section = CRD["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
+    assert section["properties"]["scheduling"]["properties"]["gang"]["enum"] == [
+        each.value for each in type(a_pool().spec.scheduling.gang)
+    ]
+
+
+def test_the_definition_refuses_the_same_fields_in_the_same_words():
+    section = CRD["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
+    rules = section["properties"]["scheduling"]["x-kubernetes-validations"]
+    queues = "".join(each["message"] for each in rules if each.get("fieldPath") == ".queueName")
+    for declared in gangs.GROUPED:
+        told = texts.NOT_OF_GANG.format(gang=declared.name)
+        assert (told in queues) is ("queueName" not in _reads(declared))
+    assert any("with this scheduling.gang, which does not read them" in r["message"] for r in rules)
+
+
+def test_a_queue_of_volcanos_is_no_reason_to_restart_anybody():
+    declared = gangs.CHOSEN[a_pool(scheduling={"gang": "Volcano"}).spec.scheduling.gang].grouped
+    pool, other = single(declared, queueName="a"), single(declared, queueName="b")
+    assert pool.revision == other.revision != a_pool().revision
+    name = next(iter(bodies(pool, seen(pool, [a_pod(pool, pool.engines[0])]))))
+    found = bodies(other, seen(other, [a_pod(other, other.engines[0])]))
+    assert found[name]["spec"]["queue"] == "b"
+
+
+# --- when it is there
+
+
+@EACH
+def test_groups_stay_with_their_pods_and_go_after_the_last(declared):
+    pool = spanning(declared)
+    engine = pool.engines[0]
+    leader, follower = (a_pod(pool, engine, node_rank=rank) for rank in (0, 1))
+    group = Member(OWNER.name, engine.name, 0, 2).group
+    there = {group: {"spec": {"minMember": 2}, "metadata": {}}}
+    assert group in bodies(pool, seen(pool, [follower], there))  # its leader is gone
+    follows = a_pod(pool, engine, attempt=1)
+    assert group not in bodies(pool, seen(pool, [follows], there))
+    dropped = actions.child_actions(
+        pool, [*bodies(pool, seen(pool, [follows], there)).values()], seen(pool, [follows], there)
+    )
+    assert [type(a).__name__ for a in dropped if a.name == group] == ["DeleteChild"]
+    # Somebody deletes it: its scheduler would start the pods that are yet to come one by one.
+    assert bodies(pool, seen(pool, [leader, follower]))[group]["spec"]["minMember"] == 2
+
+
+@EACH
+def test_what_was_begun_under_an_earlier_spec_stands(declared):
+    """A group that says less by now would let one of two pods start alone."""
+    pool = spanning(declared)
+    old = dataclasses.replace(
+        a_pod(pool, pool.engines[0], node="", phase="Pending"), revision="old"
+    )
+    group = Member(OWNER.name, old.engine, 0).group
+    there = {group: {"spec": {"minMember": 4, "more": 1}, "metadata": {}}}
+    assert bodies(pool, seen(pool, [old], there))[group]["spec"] == {"minMember": 4, "more": 1}
+    assert not bodies(pool, seen(pool, [old]))
+    without = a_pool(guide_spec(num_gpus_per_worker=16, device_mapping="list(range(0,32))"))
+    observed = dataclasses.replace(seen(pool, [old], there))
+    assert group in bodies(without, observed)
+
+
+@EACH
+def test_a_group_whose_pods_are_yet_to_come_waits_for_them(declared):
+    """A quota may refuse pods for long: their groups would be made and deleted by turns."""
+    pool = single(declared)
+    first = pool.engines[0]
+    coming = Member(OWNER.name, first.name, 0).group
+    there = {coming: {"spec": {"minMember": 1}, "metadata": {}}}
+    assert coming in bodies(pool, seen(pool, [], there))
+    later = Member(OWNER.name, first.name, 7).group
+    assert later not in bodies(pool, seen(pool, [], {later: there[coming]}))
+
+
+class Cluster(fake_api.Api):
+    """One whose definitions of PodGroups may be missing."""
+
+    status = 200  # what asking for them is answered with
+
+    def _refusal(self, path: str, *, watches: bool = False) -> ApiError | None:
+        if "/podgroups" in path and self.status != 200:
+            return ApiError(self.status, "NotFound", f"{path}: not found", None)
+        return super()._refusal(path, watches=watches)
+
+    def groups(self) -> set[str]:
+        return {path.rpartition("/")[2] for path in self.objects if "/podgroups/" in path}
+
+    def message(self) -> str:
+        found = self.pool(*KEY)["status"]["conditions"]
+        return str(next(c["message"] for c in found if c["type"] == "Ready"))
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(informer, "BACKOFF", Backoff(0.01, 0.02))
+
+
+@EACH
+def test_a_group_is_made_before_its_pods_and_goes_with_its_engine(declared):
+    async def story() -> None:
+        api = Cluster()
+        api.make(*KEY, scheduling=scheduling(declared))
+        async with fake_api.operator(api, gangs=(declared.name,)):
+            await api.until(lambda: api.reason(*KEY) == "PoolReady")
+            made = [path for method, path in api.calls if method == "POST"]
+            group = next(n for n, path in enumerate(made) if path.endswith("/podgroups"))
+            pod = next(n for n, path in enumerate(made) if path.endswith("/pods"))
+            assert group < pod
+            assert (
+                api.groups() == {p["metadata"]["name"] for p in api.pods("rl")} == {"pool-g0-1-0"}
+            )
+            path = paths.child(declared.kind, "rl", "pool-g0-1-0")
+            await api.request("DELETE", path)
+            await api.until(lambda: path in api.objects)
+            await api.request("DELETE", paths.pod("rl", "pool-g0-1-0"))
+            await api.until(lambda: api.groups() == {p["metadata"]["name"] for p in api.pods("rl")})
+            api.change(*KEY, {**api.pool(*KEY)["spec"], "suspend": True})
+            await api.until(lambda: not api.pods("rl") and not api.groups())
+
+    asyncio.run(story())
+
+
+@EACH
+@pytest.mark.parametrize("status", [404, 403])
+def test_without_the_definition_no_pod_is_made_and_the_pool_says_why(declared, status):
+    async def story() -> None:
+        api = Cluster()
+        api.status = status
+        api.make(*KEY, scheduling=scheduling(declared))
+        async with fake_api.operator(api, gangs=(declared.name,)) as room:
+            await api.until(lambda: api.reason(*KEY) == conditions.GANG_NOT_SERVED)
+            assert f"Kubernetes serves no {declared.groups} here" in api.message()
+            assert declared.install in api.message()
+            assert not api.pods("rl")
+            assert (room.unready(), room.coverage.told()) == ([], [])
+            api.status = 200
+            await api.until(lambda: api.reason(*KEY) == "PoolReady")
+            assert len(api.groups()) == 1
+
+    asyncio.run(story())
+
+
+@EACH
+def test_a_gang_that_the_operator_was_not_started_with_is_told(declared):
+    """It has no rights to the objects then, and watches none: nobody else pays for them."""
+
+    async def story() -> None:
+        api = Cluster()
+        api.make(*KEY, scheduling=scheduling(declared))
+        async with fake_api.operator(api):
+            await api.until(lambda: api.reason(*KEY) == conditions.GANG_NOT_SERVED)
+            assert f"start it with --gang={declared.name}" in api.message()
+            assert not api.pods("rl")
+            assert not any("/podgroups" in path for _, path in api.seen)
+
+    asyncio.run(story())
+
+
+@EACH
+def test_engines_that_run_are_not_replaced_by_what_cannot_be_made(declared):
+    pool = single(declared)
+    old = [dataclasses.replace(a_pod(pool, e, ready=True), revision="old") for e in pool.engines]
+    found = plan(pool, seen(pool, old, absent_kinds=frozenset({declared.kind})), NOW)
+    assert (found.removals, found.creates) == ((), ())
+    words = told.missing(pool, found, seen(pool, old, absent_kinds=frozenset({declared.kind})))
+    assert words.startswith(f"{len(old)} engines waiting")
+    assert plan(pool, seen(pool, old), NOW).removals
+
+
+@EACH
+def test_a_pool_that_lacks_nobody_says_nothing_of_a_definition_that_is_gone(declared):
+    pool = single(declared)
+    there = [a_pod(pool, engine, ready=True) for engine in pool.engines]
+    observed = seen(pool, there, absent_kinds=frozenset({declared.kind}))
+    assert told.missing(pool, plan(pool, observed, NOW), observed) == ""
+
+
+@EACH
+def test_half_an_engine_is_not_completed_without_its_group(declared):
+    pool = spanning(declared)
+    half = [a_pod(pool, pool.engines[0], node_rank=1)]
+    assert created(plan(pool, seen(pool, half), NOW))
+    absent = seen(pool, half, absent_kinds=frozenset({declared.kind}))
+    assert not created(plan(pool, absent, NOW))
+
+
+@EACH
+def test_what_is_somebody_elses_under_a_groups_name_is_told_and_no_pod_is_of_it(declared):
+    async def story() -> None:
+        api = Cluster()
+        path = paths.child(declared.kind, "rl", "pool-g0-1-0")
+        api.add(path, {"spec": {"minMember": 9}})
+        api.make(*KEY, scheduling=scheduling(declared))
+        async with fake_api.operator(api, gangs=(declared.name,)):
+            await api.until(lambda: api.reason(*KEY) == conditions.NAME_CONFLICT)
+            assert f"{declared.kind} pool-g0-1-0" in api.message()
+            assert not api.pods("rl")
+            assert api.objects[path]["spec"] == {"minMember": 9}
+
+    asyncio.run(story())
+
+
+@EACH
+def test_a_refused_group_keeps_its_pods_from_being_made(declared):
+    async def story() -> None:
+        api = Cluster()
+        no = ApiError(403, "Forbidden", "no podgroups for you", None)
+        api.fails = lambda method, path: (
+            no if method == "POST" and path.endswith("/podgroups") else None
+        )
+        api.make(*KEY, scheduling=scheduling(declared))
+        async with fake_api.operator(api, gangs=(declared.name,)):
+            await api.until(lambda: "no podgroups for you" in str(api.pool(*KEY).get("status")))
+            assert not api.pods("rl")
+            api.fails = lambda method, path: None
+            await api.until(lambda: api.reason(*KEY) == "PoolReady")
+
+    asyncio.run(story())
+
+
+# --- what their waiting is called
+
+
+@EACH
+def test_engines_that_wait_for_their_group_say_so_in_the_schedulers_words(declared):
+    pool = spanning(declared)
+    said = "pod group is not ready, 2 Pending, 2 minAvailable"
+    waits: dict[str, Any] = {
+        "node": "",
+        "phase": "Pending",
+        "containers_ready": False,
+        "engine_runs": False,
+        "scheduling": "Unschedulable",
+        "unschedulable": said,
+        "scheduler": "theirs",
+    }
+    pods = [a_pod(pool, e, node_rank=n, **waits) for e in pool.engines for n in (0, 1)]
+    found = plan(pool, seen(pool, pods), NOW)
+    assert not found.removals
+    assert told.waiting(pool, found, None) == (
+        conditions.WAITING_FOR_GANG,
+        "2 engines waiting until scheduler theirs has room for all of one at once (2 pods with 8 "
+        f"nvidia.com/gpu each): {said}",
+    )
+    assert told.waiting(a_pool(), found, None) is None
