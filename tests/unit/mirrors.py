@@ -166,6 +166,7 @@ COVERED_BY = {
     "pool/shares.py": "pool/test_resolve.py",
     "scheduling/base.py": "scheduling/test_gangs.py",
     "scheduling/coscheduling.py": "scheduling/test_pod_groups.py",
+    "scheduling/in_tree.py": "scheduling/test_pod_groups.py",
     "scheduling/none.py": "scheduling/test_gangs.py",
     "scheduling/texts.py": "test_texts.py",
     "scheduling/volcano.py": "scheduling/test_pod_groups.py",

@@ -94,6 +94,7 @@ ANNOTATION_TOPOLOGY_PREFERRED = f"{KUEUE_PREFIX}podset-preferred-topology"
 CONDITION_QUEUE_STOPPED = "TerminationTarget"  # of a pod that Kueue is about to delete
 
 # Those of the schedulers that read a PodGroup, on pods; what each does says scheduling/NAME.py.
+POD_GROUP_API_VERSION = "scheduling.k8s.io/v1beta1"
 VOLCANO_SCHEDULER = "volcano"
 VOLCANO_API_VERSION = "scheduling.volcano.sh/v1beta1"
 ANNOTATION_VOLCANO_GROUP = "scheduling.k8s.io/group-name"

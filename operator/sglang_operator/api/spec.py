@@ -72,6 +72,7 @@ class Gang(Enum):
 
     NONE = "None"
     KUEUE = "Kueue"
+    POD_GROUP = "PodGroup"
     VOLCANO = "Volcano"
     COSCHEDULING = "Coscheduling"
 

@@ -321,6 +321,11 @@ PODS_VANISH = (
     "somebody deletes them by force, or takes their label {label} away, and they hold GPUs out of "
     "sight; see kubectl get pods -l {selector}"
 )
+GROUP_DROPPED = (
+    "the API server dropped spec.schedulingGroup ({group}), so the pod would start without the "
+    "others of its engine; turn its feature gate GenericWorkload on, or choose another "
+    "scheduling.gang"
+)
 LABEL_CHANGED = (
     "an admission webhook or policy changes its label {label} from {wanted} {found}, by which the "
     "pool finds its engines; have it leave the label alone"

@@ -43,6 +43,7 @@ def pod(
         own |= _following(pool, {**shared["spec"], **own}, engine, attempt, node_rank)
     revisions = tuple(sorted(pool.accepted))
     member = Member(pool.owner.name, engine.name, attempt, engine.pods, node_rank, revisions)
+    own |= gangs.member_spec(pool.spec, member)
     own |= constrained.spec({**shared["spec"], **own}, gangs.constraints(pool.spec, member))
     if seat is not None:
         own |= seated.spec({**shared["spec"], **own}, seat)

@@ -24,6 +24,7 @@ _DECIDED: Mapping[str, str] = {
     "spec.securityContext": "spec.security",
     "spec.schedulerName": "spec.scheduling.schedulerName",
     "spec.schedulingGates": "spec.scheduling.gang",
+    "spec.schedulingGroup": "spec.scheduling.gang",
     "spec.priorityClassName": "spec.scheduling.priorityClassName",
     "spec.priority": "spec.scheduling.priorityClassName",
     "spec.terminationGracePeriodSeconds": "spec.drain.gracePeriodSeconds",

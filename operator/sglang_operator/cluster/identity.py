@@ -24,7 +24,7 @@ def taken_back(made: wire.Pod) -> actions.DeletePod:
         uid=names.Uid(meta.uid),
         resource_version=meta.version,
         grace_seconds=0,
-        reason="its labels were changed as it was made",
+        reason="it was changed as it was made",
     )
 
 
@@ -32,7 +32,8 @@ def changed(asked: Mapping[str, Any], made: wire.Pod) -> ApiError | None:
     """Why a pod that was just made is not found as the pool's; None if it is.
 
     An admission webhook or policy may set labels.  A pod without those that the pool's Service
-    selects by serves nobody, and its engine would get one pod after the other.
+    selects by serves nobody, and its engine would get one pod after the other.  One whose group the
+    API server drops, as it does where the feature is off, would start without the others.
     """
     wanted, got = asked.get("metadata", {}).get("labels", {}), made.metadata.labels
     for key in names.serving_selector(""):
@@ -40,6 +41,9 @@ def changed(asked: Mapping[str, Any], made: wire.Pod) -> ApiError | None:
             found = f"to {got[key]}" if key in got else "away"
             message = texts.LABEL_CHANGED.format(label=key, wanted=wanted[key], found=found)
             return ApiError(422, "Invalid", message, None)
+    group = asked.get("spec", {}).get("schedulingGroup", {}).get("podGroupName", "")
+    if group and (made.spec.scheduling_group or {}).get("podGroupName") != group:
+        return ApiError(422, "Invalid", texts.GROUP_DROPPED.format(group=group), None)
     return None
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 
 from sglang_operator.kube.client import (
+    JSON,
     METADATA_ONLY,
     ApiClient,
     Lane,
@@ -69,13 +70,17 @@ class Writer:
         body: Mapping[str, Any],
         wanted: Callable[[], bool],
     ) -> bytes:
-        """What the server keeps of it besides its content; raises :class:`UnwantedError` too."""
+        """What the server keeps of it besides its content; raises :class:`UnwantedError` too.
+
+        Of what it may drop in silence the content too: a pod's group (``identity.changed``).
+        """
         content = orjson.dumps(body)
+        accept = JSON if "schedulingGroup" in body.get("spec", {}) else METADATA_ONLY
 
         async def once() -> bytes:
             if not wanted():  # any more: it may have waited for long
                 raise UnwantedError
-            return await self._client.request("POST", path, body=content, accept=METADATA_ONLY)
+            return await self._client.request("POST", path, body=content, accept=accept)
 
         async with self.turn(namespace):
             return await _raced(once)

@@ -144,6 +144,7 @@ class PodSpec(msgspec.Struct, frozen=True, rename="camel"):
     scheduler_name: str = ""
     scheduling_gates: list[SchedulingGate] = []
     readiness_gates: list[ReadinessGate] = []
+    scheduling_group: dict[str, Any] | None = None
     containers: list[Container] | None = None  # null in a bookmark, which is an object of its kind
     init_containers: list[Container] = []
 
@@ -217,8 +218,7 @@ class Child(msgspec.Struct, frozen=True):
 PARTS = tuple(name for name in Child.__struct_fields__ if name not in ("metadata", "whole"))
 
 _MOST_OF_A_KIND = 64  # scheduling gates, or limits: who may make pods writes as many as he likes
-# Of what kubelet and scheduler say; they say less (a container's last words are 4 KiB).
-_MAX_SAID = 12_288
+_MAX_SAID = 12_288  # of what kubelet and scheduler say; a container's last words are 4 KiB
 OUT_OF_SERVICE = "node.kubernetes.io/out-of-service"
 
 

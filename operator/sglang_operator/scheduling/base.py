@@ -76,6 +76,10 @@ class Gang(Protocol):
         """
         ...
 
+    def member_spec(self, parsed: PoolSpec, member: Member) -> Mapping[str, Any]:
+        """What it adds to the spec of this pod alone, under keys that nobody else writes."""
+        ...
+
     def labels(self, parsed: PoolSpec, member: Member) -> Mapping[str, str]:
         """The labels that it writes on this pod; those of the operator stay over them."""
         ...

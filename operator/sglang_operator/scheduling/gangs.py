@@ -13,6 +13,7 @@ from sglang_operator.api.spec import PoolSpec
 from sglang_operator.scheduling import texts, topology
 from sglang_operator.scheduling.base import Gang, Grouped, Member, Waiting
 from sglang_operator.scheduling.coscheduling import Coscheduling
+from sglang_operator.scheduling.in_tree import InTree
 from sglang_operator.scheduling.kueue import Kueue
 from sglang_operator.scheduling.none import NoGang
 from sglang_operator.scheduling.volcano import Volcano
@@ -20,6 +21,7 @@ from sglang_operator.scheduling.volcano import Volcano
 NONE: Gang = NoGang()
 CHOSEN: Mapping[spec.Gang, Gang] = {  # by spec.scheduling.gang
     spec.Gang.KUEUE: Kueue(),
+    spec.Gang.POD_GROUP: InTree(),
     spec.Gang.VOLCANO: Volcano(),
     spec.Gang.COSCHEDULING: Coscheduling(),
 }
@@ -77,6 +79,11 @@ def pod_spec(parsed: PoolSpec) -> Mapping[str, Any]:
         **_of(parsed).pod_spec(parsed),
         **{key: value for key, value in chosen.items() if value},
     }
+
+
+def member_spec(parsed: PoolSpec, member: Member) -> Mapping[str, Any]:
+    """What the spec of this pod says of it that no other's does."""
+    return _of(parsed).member_spec(parsed, member)
 
 
 def labels(parsed: PoolSpec, member: Member) -> Mapping[str, str]:

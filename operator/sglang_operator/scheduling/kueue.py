@@ -53,6 +53,9 @@ class Kueue:
     def pod_spec(self, parsed: PoolSpec) -> Mapping[str, Any]:
         return {"schedulingGates": [{"name": names.KUEUE_GATE}]}
 
+    def member_spec(self, parsed: PoolSpec, member: Member) -> Mapping[str, Any]:
+        return {}
+
     def labels(self, parsed: PoolSpec, member: Member) -> Mapping[str, str]:
         chosen = parsed.scheduling
         written = {

@@ -19,6 +19,9 @@ class NoGang:
     def pod_spec(self, parsed: PoolSpec) -> Mapping[str, Any]:
         return {}
 
+    def member_spec(self, parsed: PoolSpec, member: Member) -> Mapping[str, Any]:
+        return {}
+
     def labels(self, parsed: PoolSpec, member: Member) -> Mapping[str, str]:
         return {}
 

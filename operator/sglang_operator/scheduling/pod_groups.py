@@ -70,6 +70,9 @@ class PodGroups:
     def pod_spec(self, parsed: PoolSpec) -> Mapping[str, Any]:
         return {"schedulerName": self.scheduler} if self.scheduler else {}
 
+    def member_spec(self, parsed: PoolSpec, member: Member) -> Mapping[str, Any]:
+        return {}
+
     def labels(self, parsed: PoolSpec, member: Member) -> Mapping[str, str]:
         return {self.label: member.group} if self.label else {}
 

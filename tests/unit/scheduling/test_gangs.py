@@ -72,6 +72,14 @@ class AGang:
         if parsed.num_gpus_per_worker > 2:
             yield syntax.wrong("spec.num_gpus_per_worker", 3, "at most 2")
 
+    grouped = None
+
+    def group(self, parsed: spec.PoolSpec, member: Member) -> dict[str, Any]:
+        return {}
+
+    def member_spec(self, parsed: spec.PoolSpec, member: Member) -> dict[str, Any]:
+        return {"overhead": {"pods": str(member.node_rank)}}
+
     def pod_spec(self, parsed: spec.PoolSpec) -> dict[str, Any]:
         return {"schedulingGates": [{"name": "gang.example.com/complete"}]}
 
@@ -104,6 +112,7 @@ def test_a_scheduler_of_the_table_writes_on_the_pods_of_each_engine_and_no_other
             assert found.get("gang.example.com/name") == (gang if told else None)
             assert found[names.ANNOTATION_ATTEMPT] == "0"  # what is the operator's own stays so
             assert ("schedulingGates" in pod["spec"]) is told
+            assert pod["spec"].get("overhead") == ({"pods": "0"} if told else None)
 
 
 def test_what_the_user_says_does_not_depend_on_the_adapter(adapter):

@@ -31,6 +31,13 @@ DATA = Path(__file__).parents[2] / "data"
 DEFINITIONS = {"Volcano": "volcano", "Coscheduling": "scheduler-plugins"}
 NEEDED: Mapping[str, dict[str, str]] = {}  # of the other fields, by gang
 EACH = pytest.mark.parametrize("declared", gangs.GROUPED, ids=lambda each: each.name)
+# Those of projects of their own; Kubernetes' own is judged by its API server, in
+# tests/integration/test_gangs.py, as all are.
+DEFINED = pytest.mark.parametrize(
+    "declared",
+    [each for each in gangs.GROUPED if each.name in DEFINITIONS],
+    ids=lambda each: each.name,
+)
 CRD = yaml.safe_load((DATA.parents[1] / "manifests/crd/sglanginferences.yaml").read_text())
 
 
@@ -77,10 +84,16 @@ def before(pool: Pool, observed: Observed) -> list[dict[str, Any]]:
     return [dict(each.body) for each in made]
 
 
+def least(body: Mapping[str, Any]) -> int:
+    """How many pods of a group start at once, or none."""
+    spec = body["spec"]
+    return int(spec.get("minMember") or spec["schedulingPolicy"]["gang"]["minCount"])
+
+
 # --- what is written
 
 
-@EACH
+@DEFINED
 def test_the_group_is_one_that_the_projects_own_definition_takes(declared):
     definition = structural.definition(DATA / DEFINITIONS[declared.name] / "podgroups.yaml")
     fields = {"queueName": "gpus"} if "queueName" in _reads(declared) else {}
@@ -101,7 +114,7 @@ def _reads(declared: Grouped) -> frozenset[str]:
     return gang.reads  # type: ignore[attr-defined]
 
 
-@EACH
+@DEFINED
 def test_what_a_definition_lacks_is_found(declared):
     definition = structural.definition(DATA / DEFINITIONS[declared.name] / "podgroups.yaml")
     pool = single(declared)
@@ -123,10 +136,11 @@ def test_each_try_at_an_engine_is_a_group_and_all_its_pods_name_it(declared):
         for rank in (0, 1):
             pod = engine_pod.pod(pool, template, engine, attempt, node_rank=rank)
             written = {**pod["metadata"]["labels"], **pod["metadata"]["annotations"]}
-            key = adapter.label or adapter.annotation
-            assert written[key] == member.group == f"{OWNER.name}-{engine.name}-{attempt}"
-            assert pod["spec"]["schedulerName"] == adapter.scheduler
-            groups.add(written[key])
+            in_spec = pod["spec"].get("schedulingGroup", {}).get("podGroupName")
+            named = written.get(adapter.label or adapter.annotation, in_spec)
+            assert named == member.group == f"{OWNER.name}-{engine.name}-{attempt}"
+            assert pod["spec"].get("schedulerName", "") == adapter.scheduler
+            groups.add(named)
     assert len(groups) == 2
     another = single(declared, schedulerName="mine")
     assert engine_pod.template(another)["spec"]["schedulerName"] == "mine"
@@ -176,6 +190,10 @@ def test_a_field_that_this_gang_does_not_read_is_refused_in_words(declared, fiel
 
 @EACH
 def test_a_group_of_ones_own_in_podTemplate_is_refused(declared):
+    if declared.name == "PodGroup":  # it is no label, but a field of the pod's spec
+        template = {"spec": {"schedulingGroup": {"podGroupName": "mine"}}}
+        assert refused(scheduling=scheduling(declared), podTemplate=template).errors
+        return
     adapter = gangs.CHOSEN[single(declared).spec.scheduling.gang]
     where, key = ("labels", adapter.label) if adapter.label else ("annotations", adapter.annotation)
     template = {"metadata": {where: {key: "mine"}}}
@@ -227,7 +245,7 @@ def test_groups_stay_with_their_pods_and_go_after_the_last(declared):
     )
     assert [type(a).__name__ for a in dropped if a.name == group] == ["DeleteChild"]
     # Somebody deletes it: its scheduler would start the pods that are yet to come one by one.
-    assert bodies(pool, seen(pool, [leader, follower]))[group]["spec"]["minMember"] == 2
+    assert least(bodies(pool, seen(pool, [leader, follower]))[group]) == 2
 
 
 @EACH
@@ -400,6 +418,51 @@ def test_a_refused_group_keeps_its_pods_from_being_made(declared):
             assert not api.pods("rl")
             api.fails = lambda method, path: None
             await api.until(lambda: api.reason(*KEY) == "PoolReady")
+
+    asyncio.run(story())
+
+
+def test_a_pod_whose_group_the_api_server_drops_is_taken_back_and_told():
+    """As one does whose feature gate is off, and says nothing: its pods would start one by one."""
+
+    class Dropping(Cluster):
+        def _create(self, collection: str, content: Any) -> Any:
+            if collection.endswith("/pods"):
+                content["spec"].pop("schedulingGroup", None)
+            return super()._create(collection, content)
+
+    async def story() -> None:
+        api = Dropping()
+        api.make(*KEY, scheduling={"gang": "PodGroup"})
+        async with fake_api.operator(api, gangs=("PodGroup",)):
+            await api.until(lambda: api.reason(*KEY) == conditions.POD_REJECTED)
+            assert "the API server dropped spec.schedulingGroup (pool-g0-1-0)" in api.message()
+            assert "GenericWorkload" in api.message()
+            assert not api.pods("rl")
+            Dropping._create = Cluster._create  # type: ignore[method-assign]
+            await api.until(lambda: api.reason(*KEY) == "PoolReady")
+
+    asyncio.run(story())
+
+
+def test_a_pod_with_a_group_is_read_back_whole_and_no_other_is():
+    """Of the others the answer is what the server keeps of them besides their content."""
+    accepted: dict[str, str] = {}
+
+    class Asked(Cluster):
+        async def request(self, method: str, path: str, **rest: Any) -> bytes:
+            if method == "POST" and path.endswith("/pods"):
+                accepted[path] = rest["accept"]
+            return await super().request(method, path, **rest)
+
+    async def story() -> None:
+        api = Asked()
+        api.make("rl", "pool", scheduling={"gang": "PodGroup"})
+        api.make("other", "pool", scheduling={"gang": "Coscheduling"})
+        async with fake_api.operator(api, gangs=("PodGroup", "Coscheduling")):
+            await api.until(lambda: len(accepted) == 2)
+        assert "PartialObjectMetadata" not in accepted[paths.pods("rl")]
+        assert "PartialObjectMetadata" in accepted[paths.pods("other")]
 
     asyncio.run(story())
 
