@@ -167,6 +167,7 @@ COVERED_BY = {
     "scheduling/base.py": "scheduling/test_gangs.py",
     "scheduling/coscheduling.py": "scheduling/test_pod_groups.py",
     "scheduling/in_tree.py": "scheduling/test_pod_groups.py",
+    "scheduling/kai.py": "scheduling/test_pod_groups.py",
     "scheduling/none.py": "scheduling/test_gangs.py",
     "scheduling/texts.py": "test_texts.py",
     "scheduling/volcano.py": "scheduling/test_pod_groups.py",

@@ -40,6 +40,7 @@ WAITING_FOR_QUOTA = "WaitingForQuota"  # of a queue; ResourceQuotas refuse
 NOT_QUEUED = "NotQueued"  # nobody lets in those who wait in a queue
 WAITING_FOR_GANG = "WaitingForGang"  # a scheduler starts all pods of an engine, or none
 GANG_NOT_SERVED = "GangNotServed"  # nobody would know the pods of an engine as one
+REGROUPED = "PodsRegrouped"  # somebody else says which pods start at once
 QUOTA_EXCEEDED = "QuotaExceeded"
 POD_REJECTED = "PodRejected"
 NAME_CONFLICT = "NameConflict"

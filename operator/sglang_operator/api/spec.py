@@ -74,6 +74,7 @@ class Gang(Enum):
     KUEUE = "Kueue"
     POD_GROUP = "PodGroup"
     VOLCANO = "Volcano"
+    KAI = "KAI"
     COSCHEDULING = "Coscheduling"
 
 

@@ -87,7 +87,7 @@ class ChildKind:
     def is_of(self, body: Json) -> bool:
         """Whether an object is of this kind."""
         same = body["kind"] == self.kind.partition(".")[0]
-        return same and body.get("apiVersion", self.api_version) == self.api_version
+        return bool(same and body.get("apiVersion", self.api_version) == self.api_version)
 
     def is_name(self, name: str, pool: str) -> bool:
         """Whether a pool of this name can have an object of this kind and name."""

@@ -158,7 +158,7 @@ def _status(
         decision.weights,
         ignored=this.memory.ignored,
         troubles=[
-            *_ungrouped(decision),
+            *_of_gangs(decision),
             *this.memory.troubles(foreign, this.key, observed.crowded, observed.leaving),
         ],
         previous=this.record.status,
@@ -171,10 +171,13 @@ def _status(
     )
 
 
-def _ungrouped(decision: PoolDecision) -> Iterator[compute.Trouble]:
-    """That no pods are made, for what their gang's scheduler would know them by is not there."""
+def _of_gangs(decision: PoolDecision) -> Iterator[compute.Trouble]:
+    """That no pods are made, for what their gang's scheduler would know them by is not there, or
+    that it knows them by something else."""
     if message := gangs.missing(decision.pool, decision.plan, decision.observed):
         yield compute.Trouble(reason=conditions.GANG_NOT_SERVED, message=message, stalled=True)
+    if message := gangs.regrouped(decision.pool, decision.plan):
+        yield compute.Trouble(reason=conditions.REGROUPED, message=message, stalled=True)
 
 
 def _progress(this: Pass, decision: PoolDecision) -> Progress | None:

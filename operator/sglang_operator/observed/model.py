@@ -204,7 +204,7 @@ class ObservedPod:
     limits: tuple[tuple[str, int], ...] = ()  # extended resources that its engine holds: GPUs
     # Latest first; asked for only where nothing else explains its state.
     events: tuple[PodEvent, ...] = ()
-
+    group: str = ""  # by which KAI's scheduler knows it, where that is told
     # One life of the engine: eight hexadecimal digits; None while there is no container.
     instance: str | None = field(init=False, compare=False, default=None)
 

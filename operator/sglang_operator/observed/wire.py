@@ -210,8 +210,7 @@ class Child(msgspec.Struct, frozen=True):
     spec: dict[str, Any] | None = None
     data: dict[str, str] | None = None
     revision: int | None = None  # of a ControllerRevision
-    # Whether this is all of it; of no field of the object.
-    whole: bool = msgspec.field(name="/whole", default=True)
+    whole: bool = msgspec.field(name="/whole", default=True)  # all of it; no field of the object
 
 
 # What of an object the differ sees beside its metadata.
@@ -227,8 +226,7 @@ def seconds(time: datetime | None) -> float:
     return bounds.moment(time.timestamp()) if time else 0.0
 
 
-# What is read of an engine pod's labels, and of its annotations with how many characters can
-# matter: nothing else of either reaches this far (kube/keeping.py).
+# Of an engine pod's labels and annotations (with how many characters) no others reach this far.
 READ_LABELS = names.OWN_LABELS | {names.LABEL_POOL, names.LABEL_ENGINE, names.LABEL_REVISION}
 READ_LABELS |= queues.LABELS
 READ_ANNOTATIONS = {
@@ -240,6 +238,7 @@ READ_ANNOTATIONS = {
     names.ANNOTATION_NODES: 16,
     names.ANNOTATION_SLOT: 64,
     names.ANNOTATION_QUEUE_SEEN: 1,  # whether it is there
+    names.ANNOTATION_KAI_GROUP: 253,
 }
 
 
@@ -319,6 +318,7 @@ def observed_pod(pod: Pod, at: Moment, before: ObservedPod | None = None) -> Obs
         ),
         queue=queues.of(meta.labels),
         queue_seen=bool(_annotation(meta, names.ANNOTATION_QUEUE_SEEN)),
+        group=_annotation(meta, names.ANNOTATION_KAI_GROUP),
         scheduler=intern(pod.spec.scheduler_name),
         has_sandbox=_true(conditions, "PodReadyToStartContainers"),
         memory_limit=intern(own.resources.limits.get("memory", "")),

@@ -14,6 +14,7 @@ from sglang_operator.scheduling import texts, topology
 from sglang_operator.scheduling.base import Gang, Grouped, Member, Waiting
 from sglang_operator.scheduling.coscheduling import Coscheduling
 from sglang_operator.scheduling.in_tree import InTree
+from sglang_operator.scheduling.kai import Kai
 from sglang_operator.scheduling.kueue import Kueue
 from sglang_operator.scheduling.none import NoGang
 from sglang_operator.scheduling.volcano import Volcano
@@ -23,6 +24,7 @@ CHOSEN: Mapping[spec.Gang, Gang] = {  # by spec.scheduling.gang
     spec.Gang.KUEUE: Kueue(),
     spec.Gang.POD_GROUP: InTree(),
     spec.Gang.VOLCANO: Volcano(),
+    spec.Gang.KAI: Kai(),
     spec.Gang.COSCHEDULING: Coscheduling(),
 }
 GANGS: Mapping[str, Gang] = {}  # by what spec.scheduling.schedulerName calls them; else NONE

@@ -33,7 +33,15 @@ NOT_OF_GANG = "nothing with scheduling.gang: {gang}, which does not read it"
 DO_LEAVE_OUT = "leave it out"
 OWN_GROUP = "no group of its own where scheduling.gang is {gang}: each engine's pods have theirs"
 
+A_KAI_QUEUE = "the name of a Queue of KAI, without which it starts no pod"
+
 # --- of engines that wait
+REGROUPED = (
+    "pod {pod} was moved to PodGroup {group}, whose pods start one by one: KAI's pod grouper "
+    "groups pods by their owner; keep it from namespace {namespace} "
+    "(global.namespaceLabelSelector of KAI's configuration), or choose another gang for engines of "
+    "several pods"
+)
 WAITING_FOR_GANG = (
     "{engines} waiting until scheduler {scheduler} has room for all of one at once ({pods} with "
     "{gpus} {resource} each): {message}"

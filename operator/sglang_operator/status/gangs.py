@@ -8,6 +8,7 @@ from sglang_operator.plan import turns
 from sglang_operator.plan.plan import Plan
 from sglang_operator.pool.resolve import Pool
 from sglang_operator.scheduling import gangs, texts
+from sglang_operator.scheduling.base import Member
 
 
 def missing(pool: Pool, plan: Plan, observed: Observed) -> str:
@@ -26,6 +27,21 @@ def missing(pool: Pool, plan: Plan, observed: Observed) -> str:
         flag=gangs.FLAG,
         advice=declared.install,
     )
+
+
+def regrouped(pool: Pool, plan: Plan) -> str:
+    """That somebody has put pods that are to start at once into another group; empty if nobody."""
+    declared = gangs.grouped(pool.spec)
+    if declared is None or pool.nodes == 1:
+        return ""  # of one pod any group is as good
+    for engine in plan.down:
+        for pod in engine.members:
+            own = Member(pool.owner.name, pod.engine, pod.attempt).group
+            if pod.group and pod.group != own:
+                return texts.REGROUPED.format(
+                    pod=pod.name, group=pod.group, namespace=pool.owner.namespace
+                )
+    return ""
 
 
 def waiting(pool: Pool, plan: Plan, _: object) -> tuple[str, str] | None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import yaml
 
@@ -14,13 +15,16 @@ from sglang_operator.api import conditions, names
 from sglang_operator.backoff import Backoff
 from sglang_operator.children import engine_pod, kinds
 from sglang_operator.children.kind import ChildKind
-from sglang_operator.kube import informer, paths
+from sglang_operator.kube import informer, keeping, paths
 from sglang_operator.kube.errors import ApiError
+from sglang_operator.observed import wire
 from sglang_operator.observed.model import Observed, ObservedChild, ObservedPod
+from sglang_operator.observed.moment import Moment
 from sglang_operator.plan.plan import plan
 from sglang_operator.pool.resolve import Pool
 from sglang_operator.scheduling import gangs, texts
 from sglang_operator.scheduling.base import Grouped, Member
+from sglang_operator.scheduling.pod_groups import PodGroups
 from sglang_operator.status import gangs as told
 from tests import structural
 from tests.builders import NOW, OWNER, a_pod, a_pool, created, guide_spec, refused, weighed
@@ -28,8 +32,14 @@ from tests.unit.controller import fake_api
 from tests.unit.controller.passes import KEY
 
 DATA = Path(__file__).parents[2] / "data"
-DEFINITIONS = {"Volcano": "volcano", "Coscheduling": "scheduler-plugins"}
-NEEDED: Mapping[str, dict[str, str]] = {}  # of the other fields, by gang
+DEFINITIONS = {
+    "Volcano": "volcano",
+    "KAI": "kai-scheduler",
+    "Coscheduling": "scheduler-plugins",
+}
+NEEDED: Mapping[str, dict[str, str]] = {
+    "KAI": {"queueName": "gpus"}
+}  # of the other fields, by gang
 EACH = pytest.mark.parametrize("declared", gangs.GROUPED, ids=lambda each: each.name)
 # Those of projects of their own; Kubernetes' own is judged by its API server, in
 # tests/integration/test_gangs.py, as all are.
@@ -103,15 +113,25 @@ def test_the_group_is_one_that_the_projects_own_definition_takes(declared):
         for body in made:
             assert structural.wrong(definition, body) == []
             assert body["spec"]["minMember"] == pool.nodes
-            assert body["spec"]["minResources"] == {"nvidia.com/gpu": str(pool.gpus)}
+            if declared.name != "KAI":
+                assert body["spec"]["minResources"] == {"nvidia.com/gpu": str(pool.gpus)}
     spec = definition["spec"]
     assert spec["names"]["plural"] == declared.plural
     assert f"{spec['names']['plural']}.{spec['group']}" == declared.groups
 
 
 def _reads(declared: Grouped) -> frozenset[str]:
-    gang = next(each for each in gangs.CHOSEN.values() if each.grouped is declared)
-    return gang.reads  # type: ignore[attr-defined]
+    return adapter_of(declared).reads
+
+
+def adapter_of(declared: Grouped) -> PodGroups:
+    found = next(each for each in gangs.CHOSEN.values() if each.grouped is declared)
+    assert isinstance(found, PodGroups)
+    return found
+
+
+def of(name: str) -> Grouped:
+    return next(each for each in gangs.GROUPED if each.name == name)
 
 
 @DEFINED
@@ -119,7 +139,12 @@ def test_what_a_definition_lacks_is_found(declared):
     definition = structural.definition(DATA / DEFINITIONS[declared.name] / "podgroups.yaml")
     pool = single(declared)
     body = before(pool, seen(pool, []))[0]
-    for wrong in ({"minMembers": 1}, {"minMember": "1"}, {"minResources": {"gpu": []}}):
+    changes: list[dict[str, Any]] = [
+        {"minMembers": 1},
+        {"minMember": "1"},
+        {"minResources": {"gpu": []}},
+    ]
+    for wrong in changes:
         spec = {**body["spec"], **wrong}
         assert structural.wrong(definition, {**body, "spec": spec})
 
@@ -129,7 +154,7 @@ def test_each_try_at_an_engine_is_a_group_and_all_its_pods_name_it(declared):
     """Pods of the last try that are on their way out would be counted for the next one."""
     pool = spanning(declared)
     engine, template = pool.engines[0], engine_pod.template(pool)
-    adapter = gangs.CHOSEN[pool.spec.scheduling.gang]
+    adapter = adapter_of(declared)
     groups = set()
     for attempt in (0, 1):
         member = Member(OWNER.name, engine.name, attempt, 2)
@@ -194,7 +219,7 @@ def test_a_group_of_ones_own_in_podTemplate_is_refused(declared):
         template = {"spec": {"schedulingGroup": {"podGroupName": "mine"}}}
         assert refused(scheduling=scheduling(declared), podTemplate=template).errors
         return
-    adapter = gangs.CHOSEN[single(declared).spec.scheduling.gang]
+    adapter = adapter_of(declared)
     where, key = ("labels", adapter.label) if adapter.label else ("annotations", adapter.annotation)
     template = {"metadata": {where: {key: "mine"}}}
     (problem,) = refused(scheduling=scheduling(declared), podTemplate=template).errors
@@ -219,7 +244,7 @@ def test_the_definition_refuses_the_same_fields_in_the_same_words():
 
 
 def test_a_queue_of_volcanos_is_no_reason_to_restart_anybody():
-    declared = gangs.CHOSEN[a_pool(scheduling={"gang": "Volcano"}).spec.scheduling.gang].grouped
+    declared = of("Volcano")
     pool, other = single(declared, queueName="a"), single(declared, queueName="b")
     assert pool.revision == other.revision != a_pool().revision
     name = next(iter(bodies(pool, seen(pool, [a_pod(pool, pool.engines[0])]))))
@@ -492,3 +517,42 @@ def test_engines_that_wait_for_their_group_say_so_in_the_schedulers_words(declar
         f"nvidia.com/gpu each): {said}",
     )
     assert told.waiting(a_pool(), found, None) is None
+
+
+def test_kai_starts_nobody_without_a_queue():
+    (problem,) = refused(scheduling={"gang": "KAI"}).errors
+    assert problem.field == "spec.scheduling.queueName"
+    assert str(problem).endswith(texts.A_KAI_QUEUE)
+    section = CRD["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
+    rules = section["properties"]["scheduling"]["x-kubernetes-validations"]
+    assert any(rule["message"] == f"missing; write {texts.A_KAI_QUEUE}" for rule in rules)
+    pool = a_pool(scheduling={"gang": "KAI", "queueName": "gpus"})
+    pod = engine_pod.pod(pool, engine_pod.template(pool), pool.engines[0], 0)
+    assert pod["metadata"]["labels"]["kai.scheduler/queue"] == "gpus"
+    (group, *_) = before(pool, seen(pool, []))
+    assert group["spec"] == {"minMember": 1, "queue": "gpus"}
+
+
+def test_pods_that_kais_pod_grouper_takes_into_groups_of_its_own_are_told():
+    """As it is installed it does, with a minimum of one: an engine's pods start one by one."""
+    pool = spanning(of("KAI"))
+    engine = pool.engines[0]
+    own = Member(OWNER.name, engine.name, 0).group
+    waits: dict[str, Any] = {"node": "", "phase": "Pending", "containers_ready": False}
+    waits["engine_runs"] = False
+    for group, is_told in ((own, False), ("", False), ("pg-actor-infer-uid", True)):
+        pods = [a_pod(pool, engine, node_rank=n, group=group, **waits) for n in (0, 1)]
+        words = told.regrouped(pool, plan(pool, seen(pool, pods), NOW))
+        assert ("was moved to PodGroup pg-actor-infer-uid" in words) is is_told
+    alone = a_pool(scheduling={"gang": "KAI", "queueName": "gpus"})
+    pods = [a_pod(alone, alone.engines[0], group="pg-actor-infer-uid", **waits)]
+    assert told.regrouped(alone, plan(alone, seen(alone, pods), NOW)) == ""
+
+
+def test_the_group_that_a_pod_names_is_seen():
+    pool = spanning(of("KAI"))
+    body = engine_pod.pod(pool, engine_pod.template(pool), pool.engines[0], 2)
+    body["metadata"] |= {"uid": "u", "resourceVersion": "1"}
+    kept = keeping.of_pod(msgspec.convert(body, wire.Pod))
+    pod = wire.observed_pod(kept, Moment(wall=NOW, steady=NOW))
+    assert pod.group == Member(OWNER.name, pool.engines[0].name, 2).group
