@@ -13,10 +13,11 @@ from typing import Any
 
 import pytest
 
-from sglang_operator.api import conditions
-from sglang_operator.scheduling import gangs
+from sglang_operator.api import conditions, names
+from sglang_operator.scheduling import gangs, texts
 from sglang_operator.testing import ControlPlane
 from sglang_operator.testing.installed import ACCOUNT, NAMESPACE, InstalledOperator, manifests
+from tests.builders import guide_spec
 from tests.integration.pools import PoolUnderTest
 
 DATA = Path(__file__).parents[1] / "data"
@@ -145,3 +146,35 @@ def test_groups_are_taken_as_the_projects_definition_has_them(plane, name):
     pool.wait(pool.is_ready, "it up again", 60)
     pool.remove()
     pool.wait(lambda: not groups(pool, declared), "its groups gone with the pool", 60)
+
+
+@pytest.mark.parametrize(
+    ("scheduling", "words"),
+    [
+        ({"gang": "KAI"}, texts.A_KAI_QUEUE),
+        (
+            {"gang": "PodGroup", "queueName": "q"},
+            texts.NOT_OF_GANG.format(gang="PodGroup"),
+        ),
+        (
+            {"gang": "Coscheduling", "queueName": "q"},
+            texts.NOT_OF_GANG.format(gang="Coscheduling"),
+        ),
+        (
+            {"gang": "Volcano", "requiredTopology": "rack"},
+            "mean nothing with this scheduling.gang, which does not read them; leave them out",
+        ),
+    ],
+    ids=lambda value: value["gang"] if isinstance(value, dict) else "",
+)
+def test_what_a_gang_does_not_read_is_refused_where_it_is_applied(plane, scheduling, words):
+    body = {
+        "apiVersion": names.API_VERSION,
+        "kind": names.KIND,
+        "metadata": {"name": "wrong", "namespace": "default"},
+        "spec": guide_spec(scheduling=scheduling),
+    }
+    arguments = ("create", "--dry-run=server", "-f", "-")
+    told = plane.kubectl(*arguments, input=json.dumps(body), check=False)
+    assert told.returncode
+    assert words in told.stderr
