@@ -10,7 +10,7 @@ def pods(count: int) -> str:
 PRIORITY = "a PriorityClass that does not begin with system-: those are for the cluster's own pods"
 DO_PRIORITY = "name another, or leave it out"
 NO_GANG = "nothing while scheduling.gang is None, because nobody reads it then"
-DO_GANG = "set scheduling.gang: Kueue, or leave it out"
+DO_GANG = "set scheduling.gang to one that reads it, such as Kueue, or leave it out"
 A_LOCAL_QUEUE = "the name of a LocalQueue of this namespace, in which scheduling.gang: Kueue waits"
 NAME_IN_LABEL = (
     'a name that is a label\'s value too: at most 63 small letters, digits, "-" and ".", with a '
@@ -23,7 +23,7 @@ ONE_AFFINITY = (
     "required terms, and an engine's first pod would find none, ever"
 )
 DO_ONE_AFFINITY = "make it preferred, or say which nodes in nodeAffinity"
-NO_SPREAD = "nothing while scheduling.gang is Kueue, which chooses nodes by itself"
+NO_SPREAD = "nothing beside a scheduling.gang, which chooses nodes by itself"
 DO_NO_SPREAD = "leave it out"
 ONE_SPREAD = "no constraint with whenUnsatisfiable {when} for the label of scheduling.spread"
 DO_ONE_SPREAD = "remove one of the two"
