@@ -9,7 +9,6 @@ Standard library only: the trainer's client is built on it.
 """
 
 import functools
-import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -18,8 +17,10 @@ from typing import Any
 
 from sglang_operator.api import bounds, names, redaction, texts
 from sglang_operator.weights import duration as durations
+from sglang_operator.weights import groups_owner as owners
 from sglang_operator.weights import trail as trails
-from sglang_operator.weights.times import micro_time, seconds
+from sglang_operator.weights.groups_owner import GroupsOwner as GroupsOwner
+from sglang_operator.weights.times import seconds, stamp
 from sglang_operator.weights.trail import Trail
 
 WEIGHTS = "weights"
@@ -27,7 +28,6 @@ MEMORY_TAGS = (WEIGHTS, "kv_cache", "cuda_graph")  # SGLang /release_memory_occu
 SLEEP_TAGS = (WEIGHTS, "kv_cache")  # that a trainer releases unless it says otherwise
 LEASE_SECONDS = durations.LEASE_SECONDS
 MAX_INSTANCES = 4096
-_MAX_OWNER = 16 * bounds.MAX_LABEL  # characters, most of them of a holder in JSON
 _MAX_WOKEN = MAX_INSTANCES * len(MEMORY_TAGS)
 
 
@@ -40,23 +40,6 @@ class Phase(Enum):
     ABORTED = "Aborted"  # nobody knows what the engines hold
     SLEEPING = "Sleeping"  # memory is released, or is about to be
     AWAKE = "Awake"  # memory is back; the weights are not, unless none were ever committed
-
-
-@dataclass(frozen=True, kw_only=True)
-class GroupsOwner:
-    """Whose process groups the engines are in, as far as the Lease says it.
-
-    Groups outlive syncs, and those of two trainers have the same names.  ``id`` is another with
-    each change of hands.
-    """
-
-    id: str
-    holder: str
-    since: float = 0.0
-    seen: float = 0.0  # when it last did something by the Lease; by its own clock
-    forming: bool = False  # engines may join or leave at any moment, of its own accord
-    claims: int = 0  # how often it has said that they are its own, before engines were told
-    left: bool = False  # in none any more: it was a reset
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -277,7 +260,7 @@ def read(lease: Mapping[str, Any]) -> Transaction:
         duration=duration,
         edited_duration=edited,
         transitions=_count(spec.get("leaseTransitions")),
-        groups=_owner(notes.get(names.ANNOTATION_GROUPS, "")),
+        groups=owners.read(notes.get(names.ANNOTATION_GROUPS, "")),
         trail=trails.read(
             notes.get(names.ANNOTATION_TRAIL, ""), trails.turn(transaction, asleep, woken)
         ),
@@ -324,8 +307,8 @@ def written(lease: Mapping[str, Any], state: Transaction) -> dict[str, Any]:
         "holderIdentity": state.holder or None,
         "leaseDurationSeconds": durations.told(state.duration),
         "leaseTransitions": min(bounds.INT32, state.transitions),
-        "acquireTime": _time(state.acquired) or None,
-        "renewTime": _time(state.renewed) or None,
+        "acquireTime": stamp(state.acquired) or None,
+        "renewTime": stamp(state.renewed) or None,
     }
     spec = {key: value for key, value in spec.items() if value is not None}
     return {**lease, "metadata": metadata, "spec": spec}
@@ -373,10 +356,10 @@ _ANNOTATIONS: Mapping[str, Callable[[Transaction], str]] = {
     ),
     names.ANNOTATION_AT_WORK: lambda t: t.id if t.at_work else "",
     names.ANNOTATION_RELEASES: lambda t: t.id if t.releases else "",
-    names.ANNOTATION_BEGUN: lambda t: _time(t.begun),
-    names.ANNOTATION_COMMITTED: lambda t: _time(t.committed),
+    names.ANNOTATION_BEGUN: lambda t: stamp(t.begun),
+    names.ANNOTATION_COMMITTED: lambda t: stamp(t.committed),
     names.ANNOTATION_MESSAGE: lambda t: t.message,
-    names.ANNOTATION_GROUPS: lambda t: _owned(t.groups),
+    names.ANNOTATION_GROUPS: lambda t: owners.written(t.groups),
     names.ANNOTATION_TRAIL: lambda t: trails.written(t.trail),
 }
 
@@ -409,10 +392,6 @@ def _named(transaction: str) -> str:
     return transaction or "unknown"
 
 
-def _time(moment: float) -> str:
-    return micro_time(moment) if moment else ""
-
-
 def _phase(text: str) -> Phase:
     if not text:
         return Phase.IDLE
@@ -429,39 +408,6 @@ def _label(notes: Mapping[str, str], annotation: str) -> str:
 def _path(text: str) -> str:
     """A path that can exist; nothing for any other."""
     return text if len(text) <= bounds.MAX_PATH and text.isprintable() else ""
-
-
-def _owner(text: str) -> GroupsOwner | None:
-    if len(text) > _MAX_OWNER:
-        return None
-    try:
-        said = json.loads(text)
-        return GroupsOwner(
-            id=bounds.label(said["id"]) or "unknown",
-            holder=bounds.label(said["holder"]),
-            since=seconds(said.get("since")),
-            seen=seconds(said.get("seen")),
-            forming=said.get("forming") is True,
-            claims=_count(said.get("claims")),
-            left=said.get("left") is True,
-        )
-    except (ValueError, RecursionError, TypeError, KeyError, AttributeError):
-        return None
-
-
-def _owned(owner: GroupsOwner | None) -> str:
-    if owner is None:
-        return ""
-    said = {
-        "id": owner.id,
-        "holder": owner.holder,
-        "since": _time(owner.since),
-        "seen": _time(owner.seen),
-        "forming": owner.forming,
-        "claims": min(bounds.INT32, owner.claims),
-        "left": owner.left,
-    }
-    return json.dumps({key: value for key, value in said.items() if value})
 
 
 def _tags(text: str) -> tuple[str, ...]:

@@ -21,6 +21,11 @@ def micro_time(now: float) -> str:
     return datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
+def stamp(moment: float) -> str:
+    """The same where there is one: nothing for 0."""
+    return micro_time(moment) if moment else ""
+
+
 def shown(moment: float) -> str:
     """A time in a message: UTC, to the second."""
     if not moment:
