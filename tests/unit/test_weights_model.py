@@ -12,7 +12,7 @@ from sglang_operator.weights import steps
 from sglang_operator.weights.lease_state import LEASE_SECONDS, Phase, Transaction
 from sglang_operator.weights.steps import Trainer
 from tests.builders import NOW
-from tests.weights import model
+from tests.weights import model, part_sleep
 from tests.weights.ground import Entry, Registry
 
 RUNS = 400
@@ -51,6 +51,34 @@ def test_many_runs_in_which_all_trainers_are_jobs_of_roll():
     assert jobs["begun on a pool that grew"] > 0
     assert jobs["begun with a worker that gets no bucket"] > 0
     assert jobs["lost a bucket before it was under way"] > 0
+
+
+@pytest.mark.parametrize("gate", ["Committed", "Versioned"])
+def test_many_runs_in_which_parts_of_the_pool_sleep_and_the_others_serve_on(gate):
+    slept = 0
+    for seed in range(RUNS):
+        world = model.run(random.Random(seed).randrange, gate=gate, parts=True)
+        assert world.violations == [], seed
+        assert world.synced(), seed
+        slept += world.slept_apart
+    assert slept > RUNS / 4
+
+
+@pytest.mark.parametrize("gate", ["Committed", "Versioned"])
+def test_many_runs_beside_trainers_and_operators_that_know_of_no_parts(gate):
+    slept = 0
+    for seed in range(RUNS):
+        world = model.run(random.Random(seed).randrange, gate=gate, mixed=True)
+        assert world.violations == [], seed
+        assert world.synced(), seed
+        slept += world.slept_apart
+    assert slept > RUNS / 8
+
+
+@pytest.mark.parametrize(("defect", "gate"), part_sleep.CONTROLS)
+def test_what_keeps_parts_asleep_and_the_others_in_service_is_missed(defect, gate):
+    control = partial(model.run, parts=True, defect=defect, gate=gate)
+    assert any(control(random.Random(seed).randrange).violations for seed in range(FINDING))
 
 
 @pytest.mark.parametrize(("defect", "gate"), model.ROLL_CONTROLS)

@@ -6,7 +6,7 @@ import sys
 import time
 from collections import Counter
 
-from tests.weights import model
+from tests.weights import model, part_sleep
 
 
 def main() -> int:
@@ -14,15 +14,19 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=1_000_000, help="of the first run")
     parser.add_argument("--roll", action="store_true", help="all trainers are jobs of ROLL")
+    parser.add_argument("--parts", action="store_true", help="parts of the pool sleep too")
+    parser.add_argument("--mixed", action="store_true", help="beside others of an earlier release")
     options = parser.parse_args()
-    begun, answers, steps, loaded, wrong = time.monotonic(), 0, 0, 0, 0
+    kinds = {kind: getattr(options, kind) for kind in ("roll", "parts", "mixed")}
+    begun, answers, steps, loaded, wrong, slept = time.monotonic(), 0, 0, 0, 0, 0
     jobs: Counter[str] = Counter()
     for seed in range(options.seed, options.seed + options.runs):
-        world = model.run(random.Random(seed).randrange, roll=options.roll)
+        world = model.run(random.Random(seed).randrange, **kinds)
         jobs += world.jobs
         answers += world.answers
         steps += world.steps
         loaded += world.loaded
+        slept += world.slept_apart
         if world.violations or not world.synced():
             wrong += 1
             told = world.violations[:3] or ["not every engine is synced in the end"]
@@ -30,11 +34,15 @@ def main() -> int:
     seconds = time.monotonic() - begun
     done = f"{options.runs} runs, {steps} steps, {answers} answers, {loaded} loads of checkpoints"
     print(f"{done}, {wrong} wrong, {seconds:.0f} s")
+    print(f"parts that slept while others served: {slept}")
     print("jobs of ROLL: " + ", ".join(f"{count} {what}" for what, count in sorted(jobs.items())))
     blind = 0
-    for defect, gate in model.ROLL_CONTROLS if options.roll else model.CONTROLS:
+    controls = model.ROLL_CONTROLS if options.roll else model.CONTROLS
+    if options.parts or options.mixed:
+        controls = part_sleep.CONTROLS
+    for defect, gate in controls:
         runs = min(options.runs, 2000)
-        control = {"defect": defect, "gate": gate, "roll": options.roll}
+        control = {"defect": defect, "gate": gate, **kinds, "mixed": False}
         found = sum(
             bool(model.run(random.Random(seed).randrange, **control).violations)
             for seed in range(runs)

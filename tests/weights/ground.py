@@ -116,6 +116,7 @@ class Ground:
         self.cut_off: list[Generator[None, None, Any]] = []  # who lost the Lease unknowingly
         self.joined: dict[str, str] = {}  # by holder: the shared sync that its workers write in
         self.renewed: dict[str, float] = {}  # by transaction: its trainer's own last step
+        self.counted: dict[str, int] = {}  # by transaction: those that the Lease had with it
         self.versions = 0
         self.violations: list[str] = []
         self.answers = 0
@@ -154,7 +155,11 @@ class Ground:
     def _tell(self, rank: int) -> None:
         """Whoever puts engines to sleep, and has named none yet, finds this one too."""
         fresh = self.engines[rank]
-        fresh.announced = self.said.may_sleep(run_of(fresh))
+        fresh.announced = self._may_sleep(run_of(fresh))
+
+    def _may_sleep(self, run: str) -> frozenset[str]:
+        """What whoever reads the Lease takes this engine for."""
+        return self.said.may_sleep(run)
 
     def kubelet(self) -> None:
         """One pod's Ready follows its gate."""

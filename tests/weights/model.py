@@ -49,6 +49,7 @@ from tests.weights.ground import (
     run_of,
 )
 from tests.weights.loads import Loads
+from tests.weights.part_sleep import CLOSES, OPENS, Parts, earlier, left_standing
 from tests.weights.trainers import (
     AMID,
     ANY_RUNS,
@@ -62,7 +63,6 @@ from tests.weights.trainers import (
     SHORTENED,
     UNFENCED,
     UNVOUCHED,
-    Trainers,
 )
 
 FORGETFUL = "believes a Lease that has forgotten"
@@ -126,9 +126,10 @@ class Operator:
     pending: list[decide.GateChange] = field(default_factory=list)
     step: LeaseStep | None = None  # that it is about to take in the Lease
     loads: Loads = field(default_factory=Loads)
+    before: bool = False  # of an earlier release
 
 
-class World(Trainers):
+class World(Parts):
     """Everything together, one step after the other."""
 
     def __init__(self, choose: Choose, **options: Any) -> None:
@@ -171,7 +172,8 @@ class World(Trainers):
 
     def _operator(self) -> Operator:
         self.lives += 1
-        return Operator(name=f"operator-{self.lives}")
+        before = self.mixed and self.choose(2) == 0
+        return Operator(name=f"operator-{self.lives}", before=before)
 
     # --- when a control's fault is likely to show
 
@@ -315,11 +317,12 @@ class World(Trainers):
         if _said(operator.lease) != _said(self.lease):
             operator.since = self.now
         operator.lease = self.lease
+        sees = earlier(self.lease) if operator.before else self._seen_by(self.lease)
         key = ("Lease", names.weights_lease_name(OWNER.name))
         children = {}
-        if operator.lease is not None:
+        if sees is not None:
             children[key] = ObservedChild(
-                uid=names.Uid("lease"), owner=OWNER.uid, body=operator.lease, seen=operator.since
+                uid=names.Uid("lease"), owner=OWNER.uid, body=sees, seen=operator.since
             )
         operator.said = operator.said or self.registry.said
         if self.defect == COUNTED and operator.said is not None:
@@ -340,6 +343,9 @@ class World(Trainers):
         decided = self._decide(operator)
         operator.said = decided.said
         operator.pending = list(decided.gates)
+        if self.parts and not operator.before and self.defect in ("", OPENS, CLOSES):
+            for change in decided.gates:
+                self._look_at_change(change)
         operator.step, wanted = decided.recovery, decided.recoveries
         fenced = self.defect != "loads without a fence"
         if operator.step is not None and not fenced:
@@ -415,7 +421,7 @@ class World(Trainers):
         assert operator.seen is not None
         decided = self._decide(operator)
         if decided.abort is not None:
-            self._take(decided.abort)
+            self._take(decided.abort, operator)
             return
         if not any(kind == "Lease" for kind, _ in operator.seen.children) and self.lease is None:
             self._put(decided.restore or Transaction())
@@ -437,9 +443,9 @@ class World(Trainers):
         """Every gate says of its engine's memory what the Lease says: that is what is known."""
         if not any(change.reason == "Sleeping" for o in self.operators for change in o.pending):
             for engine in self.engines:
-                engine.announced &= self.said.may_sleep(run_of(engine))
+                engine.announced &= self._may_sleep(run_of(engine))
 
-    def _take(self, step: LeaseStep) -> bool:
+    def _take(self, step: LeaseStep, operator: Operator) -> bool:
         """An operator's step in the Lease, if that is still as it was seen."""
         if self.lease is None:
             return False
@@ -456,12 +462,15 @@ class World(Trainers):
                 "spec": patch["spec"],
             }
         )
+        before = self.lease
         self._put(merged)
+        if operator.before:
+            self.lease = self.backups[-1] = left_standing(before, self.lease)
         return True
 
     def _write_lease(self, operator: Operator) -> None:
         step, operator.step = operator.step, None
-        if step is not None and self._take(step):
+        if step is not None and self._take(step, operator):
             operator.loads.stepped_at = self.now
 
     # --- loads: an operator sends, the message arrives or is lost, the engine reads
@@ -672,6 +681,10 @@ class World(Trainers):
             return
         for engine in self.engines:
             gate = engine.pod.gate
+            run, said = run_of(engine), self.said
+            serves = said.serving and run in said.instances and run not in said.apart
+            if serves and not ((gate and gate.is_open) or self.operators[0].before):
+                self.violations.append(f"{engine.pod.name}, which serves on, has no open gate")
             if gate is not None and gate.is_open and engine.holds in BAD:
                 self.violations.append(f"{engine.pod.name}, {engine.holds}, has an open gate")
 

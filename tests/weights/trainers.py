@@ -34,6 +34,7 @@ GUESSED = "takes who may have resumed its memory for asleep"
 UNVOUCHED = "commits for workers that do not vouch"
 ANY_RUNS = "lets engines run for a moment whatever they hold"
 LOST = "vouches for an engine whose bucket was lost before it was under way"
+WRITES = "begins a sync beside a part that sleeps on"
 OWN_JOB = "begins anything in the job whose shared sync was aborted"
 
 
@@ -131,6 +132,7 @@ class Trainers(Ground):
         """A step of the holder, which counts on the Lease from then on."""
         after = self._note(step)
         self.renewed[after.id] = self.now
+        self.counted[after.id] = after.transitions
         return after
 
     def _note(self, step: Callable[[Transaction], Transaction]) -> Transaction:
@@ -305,13 +307,19 @@ class Trainers(Ground):
                 if self.defect != "does not flush":
                     engine.cached = ""
         state = self._step(lambda s: steps.renew(s, trainer, now=self.now))
-        self._resume(trainer, state)
+        if self.defect != WRITES:
+            self._resume(trainer, state)
         self._step(lambda s: steps.wake(s, trainer, now=self.now))
         lost = self._loses_a_bucket(workers or [])
         for last in (False, True):
             for instance in [i for i in covered if workers is None or i in workers]:
                 engine = self._find(instance)
                 self._own(trainer)
+                if "weights" in engine.released:
+                    told = f"a bucket reached sleeping {engine.pod.name}: it is dead"
+                    self.violations.append(told)
+                    self._end(engine)
+                    return
                 arrived = last and instance != lost
                 engine.holds = version if arrived else TORN
                 engine.writer = "" if arrived else trainer.transaction
@@ -437,11 +445,16 @@ class Trainers(Ground):
         self._own(trainer)
         self._alone(trainer)
         if state.intact:
-            anybody = self.pool.gate is not WeightsGate.COMMITTED or not state.version
-            for engine in self.engines:
-                if anybody or run_of(engine) in state.instances:
-                    self._continue(engine)
+            self._go_on_with(state, self.engines)
         self._step(lambda s: steps.wake(s, trainer, now=self.now))
+
+    def _go_on_with(self, state: Transaction, engines: list[Engine]) -> None:
+        """Those that the commit covers; where a gate opens otherwise, who is whole as well."""
+        anybody = self.pool.gate is not WeightsGate.COMMITTED or not state.version
+        for engine in engines:
+            run = run_of(engine)
+            if run in state.instances or (anybody and run not in state.torn):
+                self._continue(engine)
 
     def _all_clear(self, state: Transaction) -> None:
         """Nobody tells an engine anything whose answer was lost: somebody replaces it, some day."""
@@ -461,20 +474,23 @@ class Trainers(Ground):
         engine.asked = True
         if self.choose(2):
             engine.released -= wanted
-        lost = partial(steps.woke, instances=[], tags=[], unclear=[run_of(engine)])
+        count = self.counted[trainer.transaction]
+        lost = partial(steps.woke, instances=[], tags=[], unclear=[run_of(engine)], count=count)
         self._note(partial(lost, trainer=trainer))
         if self.said.phase is Phase.SLEEPING:
             self._note(lambda s: steps.rests(s, trainer))
         raise TrainerDiesError("an answer was lost")
 
-    def _resume(self, trainer: steps.Trainer, state: Transaction) -> None:
+    def _resume(
+        self, trainer: steps.Trainer, state: Transaction, some: list[Engine] | None = None
+    ) -> None:
         """SGLang dies of resuming what was never released.  Who was resumed is put on record.
 
         That is no fault where a trainer that died had announced it, or did not tell that it is
         back; what nobody announced is.
         """
         self._all_clear(state)
-        for engine in list(self.engines):
+        for engine in list(self.engines if some is None else some):
             wanted = state.sleeps(run_of(engine))
             if wanted and not self.fair and self.choose(3) == 0:
                 self._lose_resume(trainer, engine, wanted)
@@ -489,8 +505,9 @@ class Trainers(Ground):
             if unreleased:
                 self._end(engine)
             elif wanted:
-                told = partial(steps.woke, trainer=trainer, instances=[run_of(engine)], tags=wanted)
-                self._note(told)
+                count = self.counted[trainer.transaction]
+                told = partial(steps.woke, instances=[run_of(engine)], tags=wanted, count=count)
+                self._note(partial(told, trainer=trainer))
 
 
 def _takes_buckets(engine: Engine) -> bool:

@@ -432,6 +432,9 @@ WEIGHTS_NOT_WRITTEN = (
     "into an engine has said that all of it arrived: begin again, and write all weights again"
 )
 WEIGHTS_NO_INSTANCES = "the commit names no engine; expected the instances whose weights it covers"
+PART_WITHOUT_ENGINES = (
+    "the sleep of a part names no engine; expected the instances that are to sleep"
+)
 WEIGHTS_RESET_ASLEEP = "{released} memory is released; wake the engines before a reset"
 WEIGHTS_FORMING = (
     "{holder} forms its process groups with the engines (since {since}); wait until it has, or run "

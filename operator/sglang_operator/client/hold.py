@@ -16,7 +16,7 @@ from sglang_operator.client.lease import (
     counted,
 )
 from sglang_operator.clocks import steady
-from sglang_operator.weights import lease_state, steps, unslept
+from sglang_operator.weights import lease_state, lost_lease, steps, unslept
 from sglang_operator.weights.lease_state import Transaction
 
 
@@ -208,7 +208,7 @@ class LeaseHold:
             if sight.pool != self._pool:
                 raise Expired(texts.LEASE_ANEW, deleted=True)  # other engines than it wrote to
             now, shared = sight.now, self._shared
-            return steps.disclaim(state, self.trainer, message=message, now=now, shared=shared)
+            return lost_lease.disclaim(state, self.trainer, message=message, now=now, shared=shared)
 
         await self._lease.record(None, end, patience=patience, words=texts.OWED_ABORT, passes=True)
 

@@ -121,7 +121,8 @@ class GatePlan:
         if phase is Phase.SYNCING:
             epoch = self.epoch
         if phase is Phase.SLEEPING:
-            serves = any(each.in_service for each in (*self.engines, *self.unlisted))
+            every, said = (*self.engines, *self.unlisted), self.transaction
+            serves = any(e.in_service and said.of(e.instance) is said for e in every)
         if owner is not None and owner.forming:
             forming = owner.id, owner.claims
         return TrainerSignal(
@@ -302,6 +303,7 @@ def _moved(
 
     No gate of a stray opens.
     """
+    current = current.of(group.last_instance)
     change = _wanted(gate, group, current, observed) or _remarked(group, current)
     if stray and (change is None or change.is_open):
         return _aside(group)

@@ -67,6 +67,8 @@ class Transaction:
     fence: bool = False  # it was ended, and somebody who may still write may not know of it yet
     at_work: bool = False  # a process of the holder may have requests on their way to engines
     releases: bool = False  # any engine may be about to release all of ``released``
+    apart: frozenset[str] = frozenset()  # out of service, while the others serve; none: all are
+    closing: frozenset[str] = frozenset()  # of those: they alone may be about to (``releases``)
     begun: float = 0.0
     committed: float = 0.0
     message: str = ""
@@ -80,7 +82,10 @@ class Transaction:
 
     @property
     def memory_lost(self) -> bool:
-        """Whether the engines sleep, or woke from a sleep, in which they gave up their weights."""
+        """Whether the engines sleep, or woke from a sleep, in which they gave up their weights.
+
+        Those of a part that slept alone are not covered any more, and the others have theirs.
+        """
         return self.phase in (Phase.SLEEPING, Phase.AWAKE) and not self.intact
 
     @property
@@ -126,8 +131,11 @@ class Transaction:
         """The tags whose memory this instance may have released by the time somebody reads this.
 
         A sleep that names nobody yet is about to release all of it: of each engine, of those that
-        sleep on less too.  What came up since the engines are named is awake.
+        sleep on less too.  What came up since the engines are named is awake.  Where a part is to
+        sleep alone, it is about that part.
         """
+        if self.apart and not (self.releases and instance in self.closing):
+            return self.sleeps(instance)
         if self.releases or not self.asleep:
             return frozenset(self.released)
         return self.sleeps(instance)
@@ -147,6 +155,32 @@ class Transaction:
             asleep=self.asleep if left else (),
             woken=frozenset(each for each in self.woken if each.split("/")[-1] in left),
             releases=False,
+            closing=frozenset(),
+        )
+
+    @property
+    def serving(self) -> bool:
+        """Whether engines serve on while a part of the pool sleeps, or is about to."""
+        return self.phase is Phase.SLEEPING and self.intact and bool(self.apart)
+
+    def of(self, instance: str | None) -> "Transaction":
+        """What this says of one engine: those that serve on go by what was before the sleep."""
+        if not self.serving or instance in self.apart or self.sleeps(instance):
+            return self
+        return self._of_others
+
+    @functools.cached_property
+    def _of_others(self) -> "Transaction":
+        return replace(
+            self,
+            phase=Phase.COMMITTED if self.version else Phase.AWAKE,
+            released=(),
+            asleep=(),
+            woken=frozenset(),
+            unclear=frozenset(),
+            releases=False,
+            apart=frozenset(),
+            closing=frozenset(),
         )
 
     def expires(self, seen: float) -> float:
@@ -229,6 +263,9 @@ def read(lease: Mapping[str, Any]) -> Transaction:
     counted, note = spec.get("leaseDurationSeconds"), notes.get(names.ANNOTATION_DURATION, "")
     duration, edited = durations.read(counted, note, _named(transaction))
     woken = frozenset(_words(notes.get(names.ANNOTATION_WOKEN, ""), _MAX_WOKEN))
+    releases = bool(transaction) and _label(notes, names.ANNOTATION_RELEASES) == transaction
+    apart = _by(transaction, notes, names.ANNOTATION_APART, asleep)
+    closing = _by(transaction, notes, names.ANNOTATION_CLOSING, apart)
     return Transaction(
         phase=phase,
         id=transaction,
@@ -251,7 +288,9 @@ def read(lease: Mapping[str, Any]) -> Transaction:
         found_whole=shared and _label(notes, names.ANNOTATION_FOUND_WHOLE) == transaction,
         fence=notes.get(names.ANNOTATION_FENCE) == _named(transaction),
         at_work=bool(transaction) and _label(notes, names.ANNOTATION_AT_WORK) == transaction,
-        releases=bool(transaction) and _label(notes, names.ANNOTATION_RELEASES) == transaction,
+        releases=releases,
+        apart=apart if phase is Phase.SLEEPING else frozenset(),
+        closing=closing & apart if releases else frozenset(),
         begun=seconds(notes.get(names.ANNOTATION_BEGUN)),
         committed=seconds(notes.get(names.ANNOTATION_COMMITTED)),
         message=redaction.in_words(bounds.words(notes.get(names.ANNOTATION_MESSAGE, ""))),
@@ -356,6 +395,8 @@ _ANNOTATIONS: Mapping[str, Callable[[Transaction], str]] = {
     ),
     names.ANNOTATION_AT_WORK: lambda t: t.id if t.at_work else "",
     names.ANNOTATION_RELEASES: lambda t: t.id if t.releases else "",
+    names.ANNOTATION_APART: lambda t: _told_by(t.id, t.apart, t.asleep),
+    names.ANNOTATION_CLOSING: lambda t: _told_by(t.id, t.closing, t.apart),
     names.ANNOTATION_BEGUN: lambda t: stamp(t.begun),
     names.ANNOTATION_COMMITTED: lambda t: stamp(t.committed),
     names.ANNOTATION_MESSAGE: lambda t: t.message,
@@ -385,6 +426,19 @@ def _expanded(words: Iterable[str], instances: frozenset[str]) -> frozenset[str]
     but = frozenset(each[len(_BUT) :] for each in named if each.startswith(_BUT))
     own = frozenset(each for each in named if not each.startswith(_BUT)) - {_ALL}
     return (instances - but) | own
+
+
+def _told_by(transaction: str, named: frozenset[str], of: Iterable[str]) -> str:
+    """Instances that only this transaction names: who does not know of them leaves them there."""
+    return f"{transaction}:{','.join(_shortened(named, frozenset(of)))}" if named else ""
+
+
+def _by(
+    transaction: str, notes: Mapping[str, str], annotation: str, of: Iterable[str]
+) -> frozenset[str]:
+    by, _, words = notes.get(annotation, "").rpartition(":")
+    named = _words(words) if transaction and by == transaction else ()
+    return _expanded(named, frozenset(of))
 
 
 def _named(transaction: str) -> str:

@@ -2,7 +2,8 @@
 
 Nobody begins anything by it for as long as whoever lost it may take to notice.  That
 engines are in somebody's process groups is said again: whoever relied on their being in none, or in
-its own, would have them wait for a trainer that is gone, or end.
+its own, would have them wait for a trainer that is gone, or end.  Whoever was at a sync meanwhile
+says so too (``disclaim``).
 """
 
 import dataclasses
@@ -10,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sglang_operator.weights import groups as weights_groups
-from sglang_operator.weights import lease_state, steps
+from sglang_operator.weights import lease_state, rules, steps
 from sglang_operator.weights.lease_state import GroupsOwner, Phase, Transaction
 
 
@@ -109,4 +110,32 @@ def made_anew(
         fence=True,
         groups=weights_groups.lost(groups),
         torn=torn,
+    )
+
+
+def disclaim(
+    state: Transaction, trainer: steps.Trainer, *, message: str, now: float, shared: bool = False
+) -> Transaction:
+    """The Lease was deleted under this sync and made anew: it too says that gates are to close.
+
+    One that says nothing leaves gates which were open as they are, over weights that are torn.
+    Whoever holds it for those who do not know yet goes on with that; the other processes of a
+    ``shared`` sync do not know either.  Raises :class:`RefusedError` if somebody has begun
+    something since.
+    """
+    if state.phase is not Phase.IDLE or (state.holder and not state.fenced):
+        rules.own(state, trainer)
+    over = dataclasses.replace(steps.aborted(state, message), id=trainer.transaction)
+    if state.fence:
+        return dataclasses.replace(over, holder=state.holder, fence=True)
+    if not shared:
+        return over
+    return dataclasses.replace(
+        over,
+        holder=trainer.holder,
+        duration=trainer.duration,
+        acquired=now,
+        renewed=now,
+        shared=True,
+        fence=True,
     )

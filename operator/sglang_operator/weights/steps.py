@@ -56,6 +56,8 @@ def begin(
         found_whole=shared and whole.all_whole(covered, state),
         wrote=frozenset(),
         begun=now,
+        apart=frozenset(),
+        closing=frozenset(),
     )
 
 
@@ -263,6 +265,7 @@ def aborted(state: Transaction, message: str) -> Transaction:
         found_whole=False,
         fence=False,
         at_work=False,
+        apart=frozenset(),
     )
 
 
@@ -277,34 +280,6 @@ def ended(state: Transaction, by: str, *, message: str, now: float) -> Transacti
         # Nobody, or it holds on as it was.
         return dataclasses.replace(over, holder=state.holder, fence=state.fenced)
     return dataclasses.replace(over, holder=by, acquired=now, renewed=now, fence=True)
-
-
-def disclaim(
-    state: Transaction, trainer: Trainer, *, message: str, now: float, shared: bool = False
-) -> Transaction:
-    """The Lease was deleted under this sync and made anew: it too says that gates are to close.
-
-    One that says nothing leaves gates which were open as they are, over weights that are torn.
-    Whoever holds it for those who do not know yet goes on with that; the other processes of a
-    ``shared`` sync do not know either.  Raises :class:`RefusedError` if somebody has begun
-    something since.
-    """
-    if state.phase is not Phase.IDLE or (state.holder and not state.fenced):
-        rules.own(state, trainer)
-    over = dataclasses.replace(aborted(state, message), id=trainer.transaction)
-    if state.fence:
-        return dataclasses.replace(over, holder=state.holder, fence=True)
-    if not shared:
-        return over
-    return dataclasses.replace(
-        over,
-        holder=trainer.holder,
-        duration=trainer.duration,
-        acquired=now,
-        renewed=now,
-        shared=True,
-        fence=True,
-    )
 
 
 def sleep(
@@ -329,6 +304,7 @@ def sleep(
         woken=taken.woken | kept,
         intact=whole,  # until it names engines
         releases=True,
+        apart=frozenset(),
     )
 
 
@@ -357,6 +333,7 @@ def slept(
         asleep=tuple(sorted({*state.asleep, *again})),
         woken=frozenset(each for each in state.woken if each.split("/")[0] not in again),
         releases=False,
+        closing=frozenset(),
         renewed=now,
     )
 
@@ -415,18 +392,25 @@ def wake(
         asleep=state.asleep if left else (),
         unclear=state.unclear if left else frozenset(),
         woken=frozenset(each for each in state.woken if each.split("/")[-1] in left),
+        apart=state.apart if left else frozenset(),
         renewed=now,
         at_work=state.phase is Phase.SYNCING,
     )
-    if state.phase is Phase.SYNCING:
-        return woken
-    if not woken.intact:
-        phase = Phase.SLEEPING if WEIGHTS in left else Phase.AWAKE
-        return dataclasses.replace(woken, phase=phase)
-    if left:
-        return dataclasses.replace(woken, phase=Phase.SLEEPING)
+    return woken if state.phase is Phase.SYNCING else after_wake(woken)
+
+
+def after_wake(state: Transaction) -> Transaction:
+    """The phase of a pool of which some memory was resumed, outside of a sync; see ``wake``.
+
+    Engines that a sleep of a part has closed, and nobody has woken, keep it asleep.
+    """
+    if not state.intact:
+        phase = Phase.SLEEPING if WEIGHTS in state.released else Phase.AWAKE
+        return dataclasses.replace(state, phase=phase, apart=frozenset())
+    if state.released or state.apart:
+        return dataclasses.replace(state, phase=Phase.SLEEPING)
     phase = Phase.COMMITTED if state.version else Phase.AWAKE
-    return dataclasses.replace(woken, phase=phase, holder="")
+    return dataclasses.replace(state, phase=phase, holder="")
 
 
 # --- the operator's own: engines that came up after a commit catch up from its checkpoint

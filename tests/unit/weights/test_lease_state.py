@@ -545,11 +545,11 @@ def test_a_sleeping_pool_is_taken_over_with_what_is_released():
 
 
 def test_a_lease_that_was_made_anew_under_a_sync_is_aborted_too():
-    torn = steps.disclaim(Transaction(), MINE, message="torn", now=NOW)
+    torn = lost_lease.disclaim(Transaction(), MINE, message="torn", now=NOW)
     assert (torn.phase, torn.id, torn.message) == (Phase.ABORTED, "t1", "torn")
     assert not torn.held_against("anybody", "t2", NOW, NOW)
     for since in (syncing(trainer=OTHER), committed(), sleeping("kv_cache")):
-        refused = refusal(steps.disclaim, since, LATER, message="torn", now=NOW)
+        refused = refusal(lost_lease.disclaim, since, LATER, message="torn", now=NOW)
         assert refused.reason is Refusal.NOT_HELD
 
 
@@ -580,7 +580,7 @@ def test_who_lost_it_closes_gates_under_it_and_frees_it_for_nobody(edited):
     anew = lost_lease.made_anew(OPERATOR, message="it was deleted", now=NOW)
     if edited:
         anew = dataclasses.replace(anew, holder="")
-    torn = stored(steps.disclaim(anew, MINE, message="torn", now=NOW + 9))
+    torn = stored(lost_lease.disclaim(anew, MINE, message="torn", now=NOW + 9))
     assert (torn.phase, torn.holder, torn.message) == (Phase.ABORTED, anew.holder, "torn")
     assert torn.held_against(MINE.holder, "t2", NOW, NOW + lease_state.LEASE_SECONDS)
     after = syncing(torn, OTHER, now=NOW + lease_state.LEASE_SECONDS + 1, seen=NOW)
@@ -588,7 +588,7 @@ def test_who_lost_it_closes_gates_under_it_and_frees_it_for_nobody(edited):
 
 
 def test_the_others_of_a_shared_sync_have_time_to_learn_that_its_lease_was_deleted():
-    torn = stored(steps.disclaim(Transaction(), MINE, message="torn", now=NOW, shared=True))
+    torn = stored(lost_lease.disclaim(Transaction(), MINE, message="torn", now=NOW, shared=True))
     assert torn.held_against(OTHER.holder, "t2", NOW, NOW + lease_state.LEASE_SECONDS)
     own = partial(torn.held_against, MINE.holder, "t2", NOW)
     assert not own(NOW, shared=True), "its own job may begin again"
@@ -624,6 +624,8 @@ def test_a_state_survives_the_lease():
         fence=True,
         at_work=True,
         releases=True,
+        apart=frozenset({A, B}),
+        closing=frozenset({B}),
         begun=NOW,
         committed=NOW + 0.25,
         message="why",
@@ -985,7 +987,7 @@ def test_after_a_shared_sync_that_was_aborted_only_its_own_job_begins_at_once():
     "ended",
     [
         lambda: steps.abort(shared(), MINE, message="a worker failed"),
-        lambda: steps.disclaim(
+        lambda: lost_lease.disclaim(
             Transaction(), MINE, message="a worker failed", now=NOW, shared=True
         ),
         lambda: steps.withdraw(shared(), MINE, Transaction(), message="a worker failed", now=NOW),
