@@ -124,6 +124,7 @@ COVERED_BY = {
     "engine/value_checks.py": "engine/test_values.py",
     "fleet/wording.py": "fleet/test_load.py",
     "gates/lease.py": "gates/test_recovery.py",
+    "gates/standing.py": "children/test_registry_parts.py",
     "kube/authorization.py": "kube/test_client.py",
     "kube/leaders.py": "kube/test_rivals.py",
     "kube/paths.py": "controller/test_reconcile.py",

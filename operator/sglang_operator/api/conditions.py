@@ -62,6 +62,7 @@ WAITING_FOR_VERSION = "WaitingForVersion"
 SYNC_ABORTED = "SyncAborted"
 WEIGHTS_RELEASED = "WeightsReleased"
 ASLEEP = "Asleep"
+PART_ASLEEP = "PartAsleep"  # of some engines, while the others serve
 GATES_OPENING = "GatesOpening"
 NO_ENGINES = "NoEngines"
 

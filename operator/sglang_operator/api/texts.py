@@ -208,6 +208,11 @@ WITHOUT_GATE = (
     "rollout replaces them"
 )
 SYNCED = "{synced}/{desired} engines hold weights that a trainer committed"
+SYNCED_BESIDE = "{synced}, {asleep} asleep"
+PART_ASLEEP = (
+    "{synced}/{desired} engines serve; {apart} sleep for a trainer that uses their GPUs, and get "
+    "no requests until it wakes or syncs them"
+)
 ASLEEP = (
     "the engines' {released} memory is released, and {synced}/{desired} gates are open; wake them"
 )

@@ -36,6 +36,7 @@ def kept(known: LastKnown) -> dict[str, Any] | None:
             "weights": {
                 **{key: weights[key] for key in ("gate", "lease")},
                 **trainer_registry.acted_upon(known.weights, engines),
+                **trainer_registry.by_weights(known.weights, engines),
                 **{key: weights[key] for key in ("keepImages", "noSync") if key in weights},
             },
             "engines": [

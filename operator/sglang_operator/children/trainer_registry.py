@@ -15,6 +15,7 @@ from sglang_operator.api import bounds, errors, names
 from sglang_operator.ask import engines as questions
 from sglang_operator.children import metadata
 from sglang_operator.engine import versions
+from sglang_operator.gates import standing as stands
 from sglang_operator.gates.decide import GatePlan
 from sglang_operator.observed import facts
 from sglang_operator.observed.engine_state import EngineState
@@ -102,7 +103,9 @@ def document(pool: Pool, weights: GatePlan) -> dict[str, Any]:
     ``weights.keepImages``: the ranks whose engines keep what a vision tower has made of images, as
     their pods were made so, by an earlier operator or by the user.
     ``weights.released``: the memory that engines may have released, but for what ``weights.woken``
-    names by instance and tag.
+    names by instance and tag.  ``weights.asleep`` are the ranks whose engines sleep, or are about
+    to, and ``weights.behind`` those that are awake and lack what was committed last; of the others
+    ``state`` says whether they serve.
 
     Of a Lease that was emptied or put back it says what that said before, until the operator's own
     step stands there: the one that replaces it right then knows it by that.
@@ -127,6 +130,7 @@ def document(pool: Pool, weights: GatePlan) -> dict[str, Any]:
             "gate": pool.gate.value,
             "lease": names.weights_lease_name(pool.owner.name),
             **acted_upon(weights, every),
+            **by_weights(weights, weights.engines),
             **_keeping_images(weights.engines),
             **({"noSync": no_sync} if no_sync else {}),
         },
@@ -155,6 +159,17 @@ def acted_upon(weights: GatePlan, engines: Iterable[EngineStatus]) -> dict[str, 
         "groups": owner.id if owner is not None else "",
         "claims": owner.claims if owner is not None else 0,
     }
+
+
+def by_weights(weights: GatePlan, engines: Iterable[EngineStatus]) -> dict[str, list[list[int]]]:
+    """The ranks that sleep, and those that are behind the commit, where there are any."""
+    engines, told = list(engines), weights.told
+    found = {"asleep": stands.asleep(engines, told), "behind": stands.behind(engines, told)}
+    ranks: dict[str, list[list[int]]] = {}
+    for key, each in found.items():
+        for engine in each:
+            _extend(ranks.setdefault(key, []), engine.rank)
+    return ranks
 
 
 def _facts(pool: Pool, weights: GatePlan, engine: EngineStatus) -> EngineFacts:

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import json
 import secrets
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +23,7 @@ GATE_COMMITTED = "Committed"
 COMMITTED = lease_state.Phase.COMMITTED.value
 DEFAULT_GROUP = "weight_update_group"  # SGLang's own default
 _CONFIG_KEY = "engines.json"
+_BY_RANKS = ("keepImages", "asleep", "behind")  # what the registry tells of engines by their ranks
 
 
 NO_RANK = -1  # of an engine beside the pool's own
@@ -54,6 +55,8 @@ class Engine:
     version: str | None  # that its gate was opened with
     engine_version: str  # of its SGLang
     leaving: Leaving | None = None
+    asleep: bool = False  # its memory is released, or about to be
+    behind: bool = False  # it is awake, and lacks what was committed last
     keeps_images: bool = False  # what a vision tower has made of them, whatever weights come
     runs_in_part: bool = False  # one of its nodes is lost, and a process of it runs on another
 
@@ -261,7 +264,8 @@ def parse(config_map: Mapping[str, Any]) -> Registry:
     try:
         document = json.loads((config_map.get("data") or {})[_CONFIG_KEY])
         current, earlier = document["engineVersion"], _earlier(document.get("revisions") or {})
-        keeping = set(_ranks((document.get("weights") or {}).get("keepImages") or ()))
+        section = document.get("weights") or {}
+        said = {key: set(_ranks(section.get(key) or ())) for key in _BY_RANKS}
         return Registry(
             pool=document["pool"],
             namespace=document["namespace"],
@@ -269,10 +273,10 @@ def parse(config_map: Mapping[str, Any]) -> Registry:
             engine_version=current,
             world_size=document["worldSize"],
             generation=document.get("generation") or {},
-            weights=_gates(document.get("weights") or {}),
+            weights=_gates(section),
             memory_saver=document.get("memorySaver"),
             engines=tuple(
-                _engine(item, earlier.get(item["rank"], current), item["rank"] in keeping)
+                _engine(item, earlier.get(item["rank"], current), said)
                 for item in document["engines"]
             ),
             unlisted=tuple(_beside(item) for item in document.get("unlisted") or ()),
@@ -314,9 +318,13 @@ def _ranks(ranges: Iterable[Iterable[int]]) -> Iterator[int]:
         yield from range(first, last + 1)
 
 
-def _engine(item: Mapping[str, Any], engine_version: str, keeps_images: bool = False) -> Engine:
+def _engine(
+    item: Mapping[str, Any], engine_version: str, said: Mapping[str, Container[int]] | None = None
+) -> Engine:
+    rank = item["rank"]
+    keeps_images, asleep, behind = (rank in said[key] if said else False for key in _BY_RANKS)
     return Engine(
-        rank=item["rank"],
+        rank=rank,
         engine=item["engine"],
         devices=tuple(item.get("devices") or ()),
         gpus=item["gpus"],
@@ -330,6 +338,8 @@ def _engine(item: Mapping[str, Any], engine_version: str, keeps_images: bool = F
         version=item.get("version"),
         engine_version=engine_version,
         keeps_images=keeps_images,
+        asleep=asleep,
+        behind=behind,
         runs_in_part=item.get("runsInPart") is True,
     )
 

@@ -188,6 +188,7 @@ class MetricsReader:
         phases: dict[Labels, float] = {}
         skew: dict[Labels, float] = {}
         asleep: dict[Labels, float] = {}
+        sleepers: dict[Labels, float] = {}
         now = steady()
         for key, meter in self._meters():
             if meter.weights is None:
@@ -198,11 +199,13 @@ class MetricsReader:
             phases[(*pool, meter.weights.transaction.phase.value)] = 1.0
             skew[pool] = meter.weights.skew
             asleep[pool] = meter.asleep_seconds(now)
+            sleepers[pool] = meter.asleep()
         yield _histograms(families.POOL_SYNC_SECONDS, seconds)
         yield _metric(families.POOL_SYNCS, syncs)
         yield _metric(families.POOL_PHASE, phases)
         yield _metric(families.POOL_SKEW, skew)
         yield _metric(families.POOL_ASLEEP, asleep)
+        yield _metric(families.POOL_SLEEPERS, sleepers)
 
     def _status(self, key: PoolKey) -> dict[str, Any]:
         record = self.control_loop.pools.get(key)

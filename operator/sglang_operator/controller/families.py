@@ -241,7 +241,13 @@ POOL_ASLEEP = _family(
     "sglang_operator_pool_sleep_seconds_total",
     COUNTER,
     _POOL,
-    "Seconds in which a trainer had released the engines' memory.",
+    "Seconds in which a trainer had released the engines' memory; of a part its share of them.",
+)
+POOL_SLEEPERS = _family(
+    "sglang_operator_pool_engines_asleep",
+    GAUGE,
+    _POOL,
+    "Engines whose memory a trainer has released, or is about to.",
 )
 
 

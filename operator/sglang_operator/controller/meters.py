@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from sglang_operator.gates import standing
 from sglang_operator.gates.decide import GatePlan
 from sglang_operator.observed.engine_state import EngineState
 from sglang_operator.observed.engines import EngineStatus
@@ -116,10 +117,21 @@ class PoolMeter:
             self.syncs["aborted"] += 1
 
     def asleep_seconds(self, now: float) -> float:
-        """Seconds in which a trainer had released the memory of the engines."""
+        """Seconds in which a trainer had released the memory of the engines.
+
+        Of a part of them each second counts as much as that part is of the pool.
+        """
         said = self.weights.transaction if self.weights is not None else Transaction()
-        asleep = said.phase is Phase.SLEEPING and bool(said.released)
-        return self._asleep_seconds + (max(0.0, now - self._weights_at) if asleep else 0.0)
+        share = float(said.phase is Phase.SLEEPING and bool(said.released))
+        if share and self.weights is not None and said.serving:
+            share = self.asleep() / max(1, len(self.weights.engines))
+        return self._asleep_seconds + share * max(0.0, now - self._weights_at)
+
+    def asleep(self) -> int:
+        """Engines whose memory a trainer has."""
+        if self.weights is None:
+            return 0
+        return len(standing.asleep(self.weights.engines, self.weights.transaction))
 
     def states(self) -> Counter[EngineState]:
         """How many engines stand where."""

@@ -105,7 +105,7 @@ def compute(
         "replicas": tally.created,
         "selector": names.selector_text(pool.owner.name),
         "readySummary": f"{tally.up}/{tally.desired}",
-        "syncedSummary": f"{synced.count(pool, weights, tally.in_service)}/{tally.desired}",
+        "syncedSummary": synced.summary(pool, weights, tally.desired, tally.in_service),
         "weights": _weights(weights, previous.get("weights", {})),
         "engines": {
             "desired": tally.desired,

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from sglang_operator.api import conditions, redaction, spec, texts
 from sglang_operator.api.conditions import Condition
+from sglang_operator.gates import standing
 from sglang_operator.gates.decide import GatePlan
 from sglang_operator.observed.engines import EngineStatus
 from sglang_operator.pool.resolve import Pool
@@ -14,7 +15,17 @@ _NAMED = 4  # engines in a message, at most
 
 def count(pool: Pool, weights: GatePlan, in_service: int) -> int:
     """SYNCED: engines whose gate is open; without a gate, those that serve."""
-    return weights.synced if pool.gated else in_service
+    if pool.gated:
+        return weights.synced
+    apart = standing.apart(weights.engines, weights.transaction)
+    return in_service - sum(engine.in_service for engine in apart)
+
+
+def summary(pool: Pool, weights: GatePlan, desired: int, in_service: int) -> str:
+    """The column SYNCED.  Engines that a trainer keeps out of service are told beside the rest."""
+    told = f"{count(pool, weights, in_service)}/{desired}"
+    apart = len(standing.apart(weights.engines, weights.transaction))
+    return texts.SYNCED_BESIDE.format(synced=told, asleep=apart) if apart else told
 
 
 def condition(pool: Pool, weights: GatePlan, desired: int, in_service: int) -> Condition:
@@ -22,9 +33,13 @@ def condition(pool: Pool, weights: GatePlan, desired: int, in_service: int) -> C
     synced = count(pool, weights, in_service)
     current = weights.transaction
     other = weights.unguarded if pool.gated else weights.kept_away
+    apart = standing.apart(weights.engines, current)
     if other and pool.gated:
         status, reason = conditions.FALSE, conditions.ENGINES_WITHOUT_GATE
         text = texts.WITHOUT_GATE
+    elif apart and synced and synced + len(apart) == desired:
+        # Each training step of such a trainer comes by here: it is as the trainer wants it.
+        status, reason, text = conditions.TRUE, conditions.PART_ASLEEP, texts.PART_ASLEEP
     elif current.phase is Phase.SLEEPING and not current.released:
         status, (reason, text) = conditions.FALSE, _nothing_released(pool, current)
     elif current.version and current.memory_lost and pool.gated:
@@ -64,6 +79,7 @@ def condition(pool: Pool, weights: GatePlan, desired: int, in_service: int) -> C
             others=len(other),
             released=" and ".join(current.released) or "GPU",
             desired=desired,
+            apart=_named(apart),
             message=redaction.in_words(current.message),
             phase=current.phase.value,
         ),

@@ -26,6 +26,8 @@ STATES: dict[EngineState, tuple[str, str]] = {
 
 # The same of a pod that stands for no engine any more, and still holds its GPUs.
 LEAVING = ("↓", "on its way out")
+# And of an engine whose memory a trainer has.
+ASLEEP = ("z", "asleep")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +47,7 @@ class EngineCell:
     why: str  # what keeps it, if anything does
     held: tuple[tuple[str, int], ...] = ()  # its GPUs on each node
     known: tuple[tuple[str, str], ...] = ()  # node and UUID of each, where these are known
+    asleep: bool = False  # up, behind a gate that says of which memory
     leaving: bool = False  # a pod that is on its way out; its engine may be drawn elsewhere too
 
     @property
@@ -54,11 +57,17 @@ class EngineCell:
 
     @property
     def badge(self) -> str:
-        return LEAVING[0] if self.leaving else STATES[self.state][0]
+        return self._look[0]
 
     @property
     def words(self) -> str:
-        return LEAVING[1] if self.leaving else STATES[self.state][1]
+        return self._look[1]
+
+    @property
+    def _look(self) -> tuple[str, str]:
+        if self.leaving:
+            return LEAVING
+        return ASLEEP if self.asleep else STATES[self.state]
 
     @property
     def ids(self) -> str:
@@ -122,13 +131,18 @@ class Map:
     @property
     def states(self) -> list[EngineState]:
         """The states that occur, in the order of the table."""
-        found = {engine_cell.state for engine_cell in self.engine_cells if not engine_cell.leaving}
+        found = {cell.state for cell in self.engine_cells if not (cell.leaving or cell.asleep)}
         return [state for state in STATES if state in found]
 
     @property
     def leaving(self) -> bool:
         """Whether pods on their way out are drawn."""
         return any(engine_cell.leaving for engine_cell in self.engine_cells)
+
+    @property
+    def asleep(self) -> bool:
+        """Whether engines are drawn that sleep."""
+        return any(engine_cell.asleep for engine_cell in self.engine_cells)
 
     @property
     def stuck(self) -> list[list[EngineCell]]:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import combinations, groupby
 
 from sglang_operator.api.spec import PoolSpec
+from sglang_operator.api.texts import SYNCED_BESIDE
 from sglang_operator.observed.engine_state import EngineState
 from sglang_operator.observed.engines import EngineStatus
 from sglang_operator.observed.model import ObservedPod
@@ -18,6 +19,7 @@ from sglang_operator.roll import device_mapping
 from sglang_operator.view import texts
 from sglang_operator.view.cluster_view import DEFAULT_RESOURCE, ClusterView, NodeView, PoolView
 from sglang_operator.view.drawing import Cell, EngineCell, Grid, GridRow, Legend, Map, letters
+from sglang_operator.weights.lease_state import Phase
 
 MAX_EMPTY_ROWS = 16
 
@@ -81,12 +83,19 @@ def _engine_cell(letter: str, index: int, pool: PoolView, engine: EngineStatus) 
         held=tuple(engine.held(pool.resource, pool.gpus).items()),
         known=tuple(known for member in engine.members for known in _known(member)),
         why=engine.why,
+        asleep=_sleeps(engine),
     )
 
 
 def _known(pod: ObservedPod) -> Iterator[tuple[str, str]]:
     """Its GPUs, where it was given them by name."""
     return ((pod.node, gpu) for gpu in pod.gpus_seen if pod.node)
+
+
+def _sleeps(engine: EngineStatus) -> bool:
+    """By its pod, which remembers it: whoever draws the map reads no Leases."""
+    gate = engine.gate
+    return engine.up and gate is not None and gate.reason == Phase.SLEEPING.value
 
 
 def _leaving(letter: str, index: int, pool: PoolView, pod: ObservedPod) -> EngineCell:
@@ -119,11 +128,14 @@ def _legend(index: int, pool: PoolView, engine_cells: Iterable[EngineCell]) -> L
     reason = pool.condition("Ready").get("reason", "") if pool.observed else ""
     mode = pool.resolved.spec.placement.mode.value if isinstance(pool.resolved, Pool) else ""
     up = pool.count(EngineState.UP, EngineState.IN_SERVICE)
+    serving = sum(engine.reachable for engine in pool.plan.engines)
+    asleep = sum(_sleeps(engine) for engine in pool.plan.engines)
+    synced = f"{serving}/{pool.desired}"
     return Legend(
         name=pool.name,
         namespace=pool.namespace,
         ready=f"{up}/{pool.desired}",
-        synced=f"{sum(engine.reachable for engine in pool.plan.engines)}/{pool.desired}",
+        synced=SYNCED_BESIDE.format(synced=synced, asleep=asleep) if asleep and serving else synced,
         gpus=sum(engine_cell.gpus for engine_cell in own),
         letters=_span([engine_cell.letter for engine_cell in own]),
         reason=reason or texts.NOT_SEEN_YET,
@@ -321,6 +333,7 @@ def document(picture: Map) -> dict[str, object]:
                 "pod": engine_cell.pod or None,
                 "node": engine_cell.node or None,
                 "why": engine_cell.why or None,
+                **({"asleep": True} if engine_cell.asleep else {}),
             }
             for engine_cell in picture.engine_cells
         ],

@@ -8,6 +8,7 @@ from sglang_operator.api.bounds import printable
 from sglang_operator.observed.engine_state import EngineState
 from sglang_operator.view import colours, texts
 from sglang_operator.view.drawing import (
+    ASLEEP,
     LEAVING,
     STATES,
     Cell,
@@ -244,6 +245,7 @@ class _Drawing:
         """What the looks of a cell mean, for those that occur."""
         x = float(MARGIN)
         looks = [(state, STATES[state]) for state in self.picture.states]
+        looks += [(EngineState.UP, ASLEEP)] if self.picture.asleep else []
         looks += [(EngineState.WAITING, LEAVING)] if self.picture.leaving else []
         for state, look in looks:
             self._sign(x, state, look)

@@ -12,6 +12,7 @@ from rich.text import Text
 from sglang_operator.api.bounds import printable
 from sglang_operator.view import colours, texts
 from sglang_operator.view.drawing import (
+    ASLEEP,
     LEAVING,
     STATES,
     Cell,
@@ -115,6 +116,8 @@ def _legend(picture: Map) -> RenderableType:
     signs = [
         f"{STATES[state][0]} {STATES[state][1]}" for state in picture.states if STATES[state][0]
     ]
+    if picture.asleep:
+        signs.append(" ".join(ASLEEP))
     if picture.leaving:
         signs.append(" ".join(LEAVING))
     signs.append(texts.MAP_FREE)

@@ -289,7 +289,7 @@ def read(lease: Mapping[str, Any]) -> Transaction:
         fence=notes.get(names.ANNOTATION_FENCE) == _named(transaction),
         at_work=bool(transaction) and _label(notes, names.ANNOTATION_AT_WORK) == transaction,
         releases=releases,
-        apart=apart if phase is Phase.SLEEPING else frozenset(),
+        apart=apart if phase in (Phase.SLEEPING, Phase.SYNCING) else frozenset(),
         closing=closing & apart if releases else frozenset(),
         begun=seconds(notes.get(names.ANNOTATION_BEGUN)),
         committed=seconds(notes.get(names.ANNOTATION_COMMITTED)),

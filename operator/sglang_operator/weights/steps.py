@@ -56,8 +56,6 @@ def begin(
         found_whole=shared and whole.all_whole(covered, state),
         wrote=frozenset(),
         begun=now,
-        apart=frozenset(),
-        closing=frozenset(),
     )
 
 
@@ -235,6 +233,7 @@ def commit(
         committed=now,
         message="",
         at_work=False,
+        apart=frozenset(),
     )
 
 
@@ -392,7 +391,7 @@ def wake(
         asleep=state.asleep if left else (),
         unclear=state.unclear if left else frozenset(),
         woken=frozenset(each for each in state.woken if each.split("/")[-1] in left),
-        apart=state.apart if left else frozenset(),
+        apart=state.apart if left or state.phase is Phase.SYNCING else frozenset(),
         renewed=now,
         at_work=state.phase is Phase.SYNCING,
     )

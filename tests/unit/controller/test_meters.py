@@ -13,7 +13,16 @@ from sglang_operator.gates.decide import GatePlan
 from sglang_operator.observed.engine_state import EngineState
 from sglang_operator.observed.model import Termination
 from sglang_operator.weights.lease_state import Phase, Transaction
-from tests.builders import NOW, a_pod, a_pool, all_pods, an_ended_pod, planned
+from tests.builders import (
+    NOW,
+    a_lease_saying,
+    a_pod,
+    a_pool,
+    all_pods,
+    an_ended_pod,
+    planned,
+    weighed,
+)
 
 
 def test_values_are_counted_under_the_first_bound_that_is_not_below_them():
@@ -133,3 +142,23 @@ def test_waking_with_kept_weights_is_no_sync_and_sleep_adds_up():
 def test_an_abort_counts_once():
     syncing, aborted = Transaction(phase=Phase.SYNCING), Transaction(phase=Phase.ABORTED)
     assert _weighed((NOW, syncing), (NOW, aborted), (NOW, aborted)).syncs == {"aborted": 1}
+
+
+def test_seconds_of_a_part_that_sleeps_count_as_much_as_it_is_of_the_pool():
+    pool = a_pool(replicas=4)
+    pods = [a_pod(pool, e, container_id=f"c{e.rank}") for e in pool.running]
+    runs = [str(pod.instance) for pod in pods]
+    asleep = Transaction(
+        phase=Phase.SLEEPING,
+        id="t",
+        version="v",
+        intact=True,
+        released=("kv_cache",),
+        asleep=(runs[0],),
+        apart=frozenset({runs[0]}),
+    )
+    plan = weighed(pool, pods, children=a_lease_saying(pool, asleep))
+    meter = PoolMeter()
+    meter.weighed(plan, NOW)
+    assert meter.asleep() == 1
+    assert meter.asleep_seconds(NOW + 100) == 25

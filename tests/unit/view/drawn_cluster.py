@@ -13,6 +13,7 @@ from sglang_operator.status import compute
 from sglang_operator.view import grid
 from sglang_operator.view.cluster_view import ClusterView, Leader, NodeView, cluster_view
 from sglang_operator.view.drawing import Map
+from sglang_operator.weights import lease_state
 from tests.builders import NOW, guide_spec, weighed
 
 TIME = "2027-01-15T08:00:00Z"
@@ -138,6 +139,21 @@ class DrawnCluster:
     def close(self, pool: str, engine: str) -> None:
         """Up, its gate closed."""
         self._say(pool, engine, Ready="False")
+
+    def put_to_sleep(self, pool: str, engine: str) -> None:
+        """The same, by a trainer that has its memory."""
+        self.close(pool, engine)
+        pod, condition = self.find(pool, engine), names.CONDITION_WEIGHTS_SYNCED
+        pod["spec"]["readinessGates"] = [{"conditionType": condition}]
+        pod["status"]["conditions"].append(
+            {
+                "type": condition,
+                "status": "False",
+                "reason": "Sleeping",
+                "message": lease_state.mark(["weights", "kv_cache"]),
+                "lastTransitionTime": TIME,
+            }
+        )
 
     def leave(self, pool: str, engine: str) -> None:
         """Deleted, and not yet gone from its node."""

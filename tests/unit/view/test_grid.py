@@ -1,9 +1,11 @@
 """The map before it is drawn: who is in which cell."""
 
 import copy
+import io
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from sglang_operator.api.spec import PlacementMode
 from sglang_operator.cli import status
@@ -280,3 +282,26 @@ def test_all_pictures_say_what_is_on_its_way_out():
     assert "on its way out" in svg.render(picture)
     shown = pictures.plain(status.render(world.cluster_view(), NOW, detail=True))
     assert "1 on its way out" in shown
+
+
+def test_engines_that_sleep_beside_those_that_serve_have_a_sign_and_are_counted():
+    world = DrawnCluster()
+    pool = world.pool(device_mapping="list(range(0,8))")
+    first, second, *_ = pool.running
+    for engine in (first, second):
+        world.put_to_sleep("actor-infer", engine.name)
+    picture = world.map()
+    assert [(cell.badge, cell.words) for cell in picture.engine_cells[:3]] == [
+        drawing.ASLEEP,
+        drawing.ASLEEP,
+        drawing.STATES[EngineState.IN_SERVICE],
+    ]
+    assert picture.pools[0].synced == "2/4, 2 asleep"
+    assert picture.states == [EngineState.IN_SERVICE], "the legend has a sign of their own"
+    console = Console(record=True, width=160, file=io.StringIO())
+    console.print(text.render(picture))
+    assert "z asleep" in console.export_text()
+    assert ">asleep</text>" in svg.render(picture)
+    engines = grid.document(picture)["engines"]
+    assert isinstance(engines, list)
+    assert [each.get("asleep", False) for each in engines] == [True, True, False, False]

@@ -147,12 +147,19 @@ def test_one_that_came_in_the_place_of_a_named_one_sleeps_with_the_part():
     assert D in said.torn
 
 
-def test_a_sync_wakes_whoever_sleeps_and_nothing_is_apart_any_more():
-    begun = steps.begin(asleep(A), LATER, epoch="e", version="v2", **AT)
-    assert (begun.phase, begun.apart, begun.sleeps(A)) == (Phase.SYNCING, frozenset(), {*BOTH})
+def test_a_sync_wakes_whoever_sleeps_and_tells_of_them_until_its_commit():
+    begun = stored(steps.begin(asleep(A), LATER, epoch="e", version="v2", **AT))
+    assert (begun.phase, begun.apart, begun.sleeps(A)) == (Phase.SYNCING, {A}, {*BOTH})
+    assert begun.of(B) is begun, "all are written"
     with pytest.raises(RefusedError) as refused:
         steps.commit(begun, LATER, instances=[B], now=NOW)
     assert refused.value.reason is Refusal.STILL_ASLEEP
+    woken = steps.wake(
+        steps.woke(begun, LATER, instances=[A], tags=BOTH), LATER, now=NOW, tags=BOTH
+    )
+    assert (woken.apart, woken.asleep) == ({A}, ())
+    assert not steps.commit(woken, LATER, instances=[A, B, C], now=NOW).apart
+    assert not steps.abort(woken, LATER, message="x").apart
 
 
 @pytest.mark.parametrize(

@@ -142,6 +142,7 @@ _NEXT = {
     conditions.ENGINES_STARTING: texts.DO_LOGS,
     conditions.ROLLING_UPDATE: texts.DO_ROLLOUT,
     conditions.ENGINES_WITHOUT_GATE: texts.DO_ROLLOUT,
+    conditions.PART_ASLEEP: texts.DO_WAKE,
     "ImagePullBackOff": texts.DO_IMAGE,
     "ErrImagePull": texts.DO_IMAGE,
     "InvalidImageName": texts.DO_IMAGE,
@@ -164,7 +165,7 @@ def _weights(pool: PoolView, resolved: Pool) -> Iterator[Verdict]:
     told = pool.condition(conditions.WEIGHTS_SYNCED)
     reason = told.get("reason", conditions.WAITING_FOR_TRAINER)
     gated = resolved.gate is not WeightsGate.OFF
-    if reason == conditions.ENGINES_WITHOUT_GATE:
+    if reason in (conditions.ENGINES_WITHOUT_GATE, conditions.PART_ASLEEP):
         yield _told(pool, told, Level.NOTE)
     elif reason == conditions.ASLEEP:
         desired = len(pool.plan.engines)
