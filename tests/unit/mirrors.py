@@ -72,6 +72,7 @@ COVERED_BY = {
     "client/credentials.py": "client/test_redirects.py",
     "client/entered.py": "client/test_ledger.py",
     "client/errors.py": "client/test_record.py",
+    "client/devices.py": "client/test_parts.py",
     "client/following.py": "client/test_roll.py",
     "client/hold.py": "client/test_lease.py",
     "client/pool.py": "client/test_lease.py",

@@ -5,6 +5,7 @@ import random
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 
 from tests.weights import model, part_sleep
 
@@ -37,7 +38,7 @@ def main() -> int:
     print(f"parts that slept while others served: {slept}")
     print("jobs of ROLL: " + ", ".join(f"{count} {what}" for what, count in sorted(jobs.items())))
     blind = 0
-    controls = model.ROLL_CONTROLS if options.roll else model.CONTROLS
+    controls: Sequence[tuple[str, str]] = model.ROLL_CONTROLS if options.roll else model.CONTROLS
     if options.parts or options.mixed:
         controls = part_sleep.CONTROLS
     for defect, gate in controls:

@@ -105,7 +105,8 @@ def document(pool: Pool, weights: GatePlan) -> dict[str, Any]:
     ``weights.released``: the memory that engines may have released, but for what ``weights.woken``
     names by instance and tag.  ``weights.asleep`` are the ranks whose engines sleep, or are about
     to, and ``weights.behind`` those that are awake and lack what was committed last; of the others
-    ``state`` says whether they serve.
+    ``state`` says whether they serve.  ``weights.parts``: this operator lets the others serve on,
+    which one of before does not.
 
     Of a Lease that was emptied or put back it says what that said before, until the operator's own
     step stands there: the one that replaces it right then knows it by that.
@@ -158,6 +159,7 @@ def acted_upon(weights: GatePlan, engines: Iterable[EngineStatus]) -> dict[str, 
         "seen": current.id if told == current else "",
         "groups": owner.id if owner is not None else "",
         "claims": owner.claims if owner is not None else 0,
+        "parts": True,
     }
 
 

@@ -195,16 +195,24 @@ class Pool:
         self,
         tags: Iterable[str] = SLEEP_TAGS,
         *,
+        devices: Iterable[int] | None = None,
         settle: float = sleeping.SETTLE_SECONDS,
         timeout: float = sleeping.ACKNOWLEDGE_SECONDS,
         loading: float | None = None,
     ) -> None:
         """Close the gates, then release the engines' memory; see ``AsyncPool.sleep``."""
-        self._loop.run(self._pool.sleep(tags, settle=settle, timeout=timeout, loading=loading))
+        self._loop.run(
+            self._pool.sleep(tags, devices=devices, settle=settle, timeout=timeout, loading=loading)
+        )
 
-    def wake(self, tags: Iterable[str] = lease_state.MEMORY_TAGS) -> lease_state.Transaction:
+    def wake(
+        self,
+        tags: Iterable[str] = lease_state.MEMORY_TAGS,
+        *,
+        devices: Iterable[int] | None = None,
+    ) -> lease_state.Transaction:
         """Resume the engines' memory; see ``AsyncPool.wake``."""
-        return self._loop.run(self._pool.wake(tags))
+        return self._loop.run(self._pool.wake(tags, devices=devices))
 
     def reset(
         self, groups: Iterable[str] = (), *, wait: float = 0.0, force: bool = False

@@ -74,6 +74,17 @@ def tags(value: object, argument: str = "tags") -> tuple[str, ...]:
     return found
 
 
+def devices(value: object, argument: str = "devices") -> frozenset[int]:
+    """GPU ids as ``device_mapping`` counts them, a range or the like.  Raises InvalidArgument."""
+    found: tuple[object, ...] = ()
+    if isinstance(value, Iterable) and not isinstance(value, str | bytes | Mapping):
+        found = tuple(value)
+    ids = [each for each in found if type(each) is int and each >= 0]
+    if not found or len(ids) < len(found):
+        raise _wrong(argument, value, texts.EXPECTED_DEVICES)
+    return frozenset(ids)
+
+
 def groups(value: object, argument: str = "groups") -> tuple[str, ...]:
     """Names of process groups, as a list or the like, maybe none.  Raises InvalidArgument."""
     return _each(value, argument, texts.EXPECTED_GROUPS)

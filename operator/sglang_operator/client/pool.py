@@ -280,11 +280,17 @@ class AsyncPool:
         self,
         tags: Iterable[str] = SLEEP_TAGS,
         *,
+        devices: Iterable[int] | None = None,
         settle: float = sleeping.SETTLE_SECONDS,
         timeout: float = sleeping.ACKNOWLEDGE_SECONDS,
         loading: float | None = None,
     ) -> None:
         """Close the gates, then release the engines' memory of these tags.
+
+        ``devices``: GPU ids as ``device_mapping`` has them: only engines that have any of them
+        sleep, and the others serve on.  What a part gave up of its weights it lacks once it is
+        awake: it catches up from the commit's checkpoint, or stays closed until the next sync,
+        which wakes whoever sleeps.  InvalidArgument if no engine has any of these ids.
 
         Raises Unsupported, before anything is taken, where engines do not know a tag or cannot
         release any memory.
@@ -294,15 +300,30 @@ class AsyncPool:
         ``loading`` if given, and afterwards for one that came up meanwhile; Held, EngineError.
         """
         loading = timeout if loading is None else loading
-        await self.sleeper.sleep(given.tags(tags), settle=settle, timeout=timeout, loading=loading)
+        await self.sleeper.sleep(
+            given.tags(tags),
+            settle=settle,
+            timeout=timeout,
+            loading=loading,
+            devices=() if devices is None else given.devices(devices),
+        )
 
-    async def wake(self, tags: Iterable[str] = lease_state.MEMORY_TAGS) -> lease_state.Transaction:
+    async def wake(
+        self,
+        tags: Iterable[str] = lease_state.MEMORY_TAGS,
+        *,
+        devices: Iterable[int] | None = None,
+    ) -> lease_state.Transaction:
         """Resume the engines' memory.  If weights were kept, the same gates open again.
+
+        ``devices``: only of engines all of whose GPUs are among these ids; the others sleep on,
+        until they are woken or the next sync wakes them.
 
         Engines that restarted meanwhile are left alone: resuming what was never released kills
         them.  Raises Held, Expired, EngineError.
         """
-        return await self.sleeper.wake(given.tags(tags))
+        only = () if devices is None else given.devices(devices)
+        return await self.sleeper.wake(given.tags(tags), only)
 
     async def reset(
         self, groups: Iterable[str] = (), *, wait: float = 0.0, force: bool = False

@@ -111,6 +111,7 @@ class WeightsSection:
     groups: str | None = None  # whose process groups it has seen, by id; None: it does not tell
     claims: int = 0  # and how often that one had claimed them
     no_sync: str = ""  # why no trainer may bring weights
+    parts: bool = False  # whether it leaves the others in service while a part sleeps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -301,6 +302,7 @@ def _gates(section: Mapping[str, Any]) -> WeightsSection:
         groups=section.get("groups"),
         claims=section.get("claims") or 0,
         no_sync=section.get("noSync") or "",
+        parts=section.get("parts") is True,
     )
 
 

@@ -10,12 +10,13 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from sglang_operator import supervision
 from sglang_operator.client import beside, pausing, texts
+from sglang_operator.client import devices as ids
 from sglang_operator.client.confirming import confirmed
 from sglang_operator.client.errors import (
     EngineError,
@@ -36,7 +37,7 @@ from sglang_operator.client.registry import (
     Registry,
 )
 from sglang_operator.client.waking import PATIENCE, note_awake, resume, woken
-from sglang_operator.weights import lease_state, steps, whole
+from sglang_operator.weights import lease_state, parts, steps, whole
 from sglang_operator.weights.lease_state import Phase, Transaction
 
 if TYPE_CHECKING:
@@ -151,25 +152,32 @@ class Sleeper:
             raise
 
     async def sleep(
-        self, tags: tuple[str, ...], *, settle: float, timeout: float, loading: float
+        self,
+        tags: tuple[str, ...],
+        *,
+        settle: float,
+        timeout: float,
+        loading: float,
+        devices: Collection[int] = (),
     ) -> None:
-        """See ``AsyncPool.sleep``."""
+        """See ``AsyncPool.sleep``; without ``devices`` it is about all engines."""
+        part = ids.overlapping(devices) if devices else ids.whole
         with self._pool.turn.taken("sleep()"):
-            await self._sleep(tags, settle, timeout, loading)
+            await self._sleep(part, tags, settle, timeout, loading)
 
     async def _sleep(
-        self, tags: tuple[str, ...], settle: float, timeout: float, loading: float
+        self, part: ids.Part, tags: tuple[str, ...], settle: float, timeout: float, loading: float
     ) -> None:
         await self._renewed()
-        registry = await self._pool.fresh()
+        registry = part(await self._pool.fresh())
         _check(tags, registry)
         await reach(self._pool, registry)
-        await self._answering(loading)
-        hold, before = await self._take(tags)
+        await self._answering(loading, part)
+        hold, before = await self._take(tags, part)
         async with self._at_work(hold):
-            slept = await self._put_to_sleep(hold, before, tags, settle, timeout)
+            slept = await self._put_to_sleep(hold, before, part, tags, settle, timeout)
             await self._rest(hold)
-        registry = await beside.gone(self._pool, slept, loading)
+        registry = part(await beside.gone(self._pool, slept, loading))
         beside.all_known(registry)
         if left := [e for e in registry.present if e.holds and e.instance not in slept]:
             raise NotReady(texts.NOT_ALL_ASLEEP.format(engines=beside.named(left)))
@@ -178,12 +186,13 @@ class Sleeper:
         self,
         hold: LeaseHold,
         before: Transaction,
+        part: ids.Part,
         tags: tuple[str, ...],
         settle: float,
         timeout: float,
     ) -> set[str | None]:
         """The instances that were; see the module for the order."""
-        registry = await self._closed(hold.trainer.transaction, timeout)
+        registry = await self._closed(hold.trainer.transaction, timeout, part)
         await asyncio.sleep(settle)
         engines = [engine for engine in registry.present if engine.holds]
         await pausing.stop(
@@ -194,10 +203,12 @@ class Sleeper:
             whole=_whole(engines, before),
             allowed=hold.alive,
         )
-        await self._pool.to_its_end(self._release(hold, engines, before, {*before.released, *tags}))
+        # Whoever came up since the others of the pool went to sleep releases what they did.
+        wanted = {*tags} if part is not ids.whole else {*before.released, *tags}
+        await self._pool.to_its_end(self._release(hold, engines, before, wanted))
         return {engine.instance for engine in engines}
 
-    async def _answering(self, timeout: float) -> None:
+    async def _answering(self, timeout: float, part: ids.Part) -> None:
         """Wait until every engine with a process answers, ready or not; else raises NotReady.
 
         Whoever is told that the pool sleeps takes the memory.  One that only misses a probe
@@ -206,7 +217,7 @@ class Sleeper:
         """
         deadline = time.monotonic() + timeout
         while True:
-            registry = await beside.gone(self._pool, (), timeout)
+            registry = part(await beside.gone(self._pool, (), timeout))
             asked = [engine for engine in registry.present if engine.holds and not engine.up]
             outcomes = await asyncio.gather(
                 *(self._pool.calls.find(engine) for engine in asked), return_exceptions=True
@@ -238,7 +249,8 @@ class Sleeper:
 
         def step(state: Transaction, sight: LeaseObservation) -> Transaction:
             instances = [engine.instance for engine, _ in todo if engine.instance]
-            return steps.slept(state, hold.trainer, instances=instances, now=sight.now)
+            now = sight.now
+            return parts.slept(state, hold.trainer, instances=instances, tags=wanted, now=now)
 
         try:
             await hold.step(step, patience=PATIENCE)
@@ -284,9 +296,10 @@ class Sleeper:
             raise
         await self._pool.release_memory([engine], tags, hold.alive)
 
-    async def _take(self, tags: Iterable[str]) -> tuple[LeaseHold, Transaction]:
+    async def _take(self, tags: Collection[str], part: ids.Part) -> tuple[LeaseHold, Transaction]:
         """The Lease, taken to sleep on these tags, and how it stood before."""
-        before, registry = Transaction(), await self._pool.registry()
+        before, registry = Transaction(), part(await self._pool.registry())
+        named = ids.named(registry) if part is not ids.whole else []
 
         def step(
             state: Transaction, trainer: steps.Trainer, *, now: float, seen: float
@@ -294,7 +307,10 @@ class Sleeper:
             nonlocal before
             before = state.named
             beside.all_clear(registry.present, state)
-            return steps.sleep(state, trainer, tags=tags, now=now, seen=seen)
+            if not named:
+                return steps.sleep(state, trainer, tags=tags, now=now, seen=seen)
+            ids.lets_serve(registry, state, tags)
+            return parts.sleep(state, trainer, instances=named, tags=tags, now=now, seen=seen)
 
         hold, _ = await self._taken(step, sleeps=True)
         return hold, before
@@ -326,13 +342,13 @@ class Sleeper:
         """Whoever takes over a sleeping pool finds in the Lease what sleeps."""
         log.warning(texts.SLEEP_LOST.format(reason=reason))
 
-    async def _closed(self, transaction: str, timeout: float) -> Registry:
-        """Wait until the operator has closed every gate that there is, and says so."""
+    async def _closed(self, transaction: str, timeout: float, part: ids.Part) -> Registry:
+        """Wait until the operator has closed every gate of these, and says so."""
         seen: Registry | None = None
         try:
             async with asyncio.timeout(timeout):
-                async for registry in self._pool.changes():
-                    seen = registry
+                async for every in self._pool.changes():
+                    seen = registry = part(every)
                     acted = registry.weights.transaction == transaction
                     if acted and registry.weights.phase != Phase.SLEEPING.value:
                         raise Expired(texts.ENDED_BY_OPERATOR)
@@ -351,35 +367,41 @@ class Sleeper:
             )
         )
 
-    async def wake(self, tags: tuple[str, ...]) -> Transaction:
-        """See ``AsyncPool.wake``."""
+    async def wake(self, tags: tuple[str, ...], devices: Collection[int] = ()) -> Transaction:
+        """See ``AsyncPool.wake``; without ``devices`` it is about all engines."""
+        part = ids.within(devices) if devices else ids.whole
         with self._pool.turn.taken("wake()"):
-            return await self._pool.to_its_end(self._wake(tags))
+            return await self._pool.to_its_end(self._wake(tags, part))
 
-    async def _wake(self, tags: tuple[str, ...]) -> Transaction:
+    async def _wake(self, tags: tuple[str, ...], part: ids.Part) -> Transaction:
+        if part is not ids.whole:
+            part(await self._pool.fresh())  # that there is one, before anything is taken
         hold, state = await self._own()
         async with self._at_work(hold):
             await confirmed(self._pool, hold.trainer.transaction)
-            after = await self._awaken(hold, state, tags)
+            after = await self._awaken(hold, state, tags, part)
         if not after.holder:
             await self.stop()
         return after
 
     async def _awaken(
-        self, hold: LeaseHold, state: Transaction, tags: tuple[str, ...]
+        self, hold: LeaseHold, state: Transaction, tags: tuple[str, ...], part: ids.Part
     ) -> Transaction:
-        registry, reached = await self._seen(hold, state, tags)
-        awake = set(state.released) <= set(tags)
+        registry, reached = await self._seen(hold, state, tags, part)
+        apart = None if part is ids.whole else ids.awake(registry, state)
+        awake = apart is not None or set(state.released) <= set(tags)
         goes_on = [e for e in _going_on(registry, state, reached) if e.features.pause]
+        if apart is not None:
+            goes_on = [e for e in goes_on if state.sleeps(e.instance) <= set(tags)]
         if awake and state.intact and goes_on:
             await hold.renew()
             await self._pool.calls.post_all(
                 goes_on, "/continue_generation", {}, timeout=hold.left(), allowed=hold.alive
             )
-        return await hold.step(woken(hold, tags), patience=hold.left())
+        return await hold.step(woken(hold, tags, apart), patience=hold.left())
 
     async def _seen(
-        self, hold: LeaseHold, state: Transaction, tags: tuple[str, ...]
+        self, hold: LeaseHold, state: Transaction, tags: tuple[str, ...], part: ids.Part
     ) -> tuple[Registry, Sequence[Engine]]:
         """Every engine that sleeps resumes; the registry then, and who was asked to.
 
@@ -388,12 +410,13 @@ class Sleeper:
         """
         reached, deadline = list[Engine](), time.monotonic() + SIGHT_SECONDS
         while True:
-            registry = await self._pool.fresh()
-            if later := beside.unwoken(registry, state, reached):
+            registry = part(await self._pool.fresh())
+            those = state if part is ids.whole else ids.asleep(registry, state)
+            if later := beside.unwoken(registry, those, reached):
                 await resume(self._pool, hold, state, later, tags)
                 reached += later
                 continue
-            lost, unclear = beside.out_of_sight(registry, state, reached, tags)
+            lost, unclear = beside.out_of_sight(registry, those, reached, tags)
             if not lost and not unclear:
                 return registry, reached
             if time.monotonic() > deadline:

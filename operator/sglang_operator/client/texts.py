@@ -312,6 +312,21 @@ NOT_ALL_ASLEEP = (
     "{engines}: came up while the pool was put to sleep, and holds its memory; the others sleep: "
     "call sleep() again once it is ready"
 )
+PARTS_UNKNOWN = (
+    "the operator is of a release that knows of no parts of a pool, and would close every gate: "
+    "sleep and wake the pool as a whole, or update the operator"
+)
+PART_NOWHERE = "no engine of the pool is at the GPUs {devices}; its engines have {there}"
+PART_BESIDE = (
+    "beside the pool's engines others run, and nobody knows on which of its GPUs: {engines}; sleep "
+    "the pool as a whole, or wait until the rollout has ended them"
+)
+PART_WITHOUT_A_RUN = "none of these engines runs: {engines}; there is no memory to release yet"
+PART_NOT_COMMITTED = (
+    "no version of the weights was committed, so that nothing would tell, once a part gave up its "
+    "own, which engines are whole: {engines} would get no requests either. Commit one first, keep "
+    "the weights (tags kv_cache), or put the pool to sleep as a whole"
+)
 BEGUN_BEFORE = "this sync was begun before; make another for each try: pool.sync(version)"
 ABORTED = "{kind}: {message}"
 NOTHING_SLEEPS = "there is nothing to wake: the pool is in phase {phase}"
@@ -343,12 +358,16 @@ PART_WITHOUT_GATE = (
     "them. Start the trainer with as many workers as the pool has engines ({engines}), or wait "
     "until the rollout has replaced them (kubectl sglang rollout status)"
 )
+ROLL_NO_IDS = (
+    "the engines of ranks {ranks} have no GPU ids, so that they cannot sleep alone: give the pool "
+    "a device_mapping in place of replicas"
+)
 ROLL_COLOCATED = (
     "actor_train has the GPUs {train}, actor_infer {infer}, and they share {shared}: ROLL would "
     "hand weights over in the memory of GPUs that both have, but a pool's engines have GPUs of "
-    "their own, whatever their ids, and die of it; a pool sleeps as a whole, too. Where they have "
-    "not (placement.mode Shared), ROLL's strategy cannot do so yet. Write in ROLL's file, under "
-    "actor_infer: device_mapping: {mapping}; a pool of another mode may stay as it is"
+    "their own, whatever their ids, and die of it. Where they have not (placement.mode Shared), "
+    "ROLL's strategy cannot do so yet. Write in ROLL's file, under actor_infer: device_mapping: "
+    "{mapping}; a pool of another mode may stay as it is"
 )
 ROLL_NO_HOOK = (
     "ROLL's schedulers and env managers have processes of their own, which would import ROLL's "
@@ -463,6 +482,7 @@ WRONG_ARGUMENT = "{argument} is {found} ({kind}); expected {expected}"
 WRONG_KEY = "{argument} ({kind}, not shown); expected one line of ASCII text"
 EXPECTED_TEXT = "text"
 EXPECTED_TAGS = "a list of SGLang's memory tags, such as ['weights', 'kv_cache']"
+EXPECTED_DEVICES = "GPU ids of device_mapping, such as range(0, 8)"
 EXPECTED_GROUPS = "a list of names of process groups, such as ['slime-pp_0']"
 EXPECTED_NOT_EMPTY = "text that is not empty"
 EXPECTED_PRINTABLE = "one line of text, without control characters"

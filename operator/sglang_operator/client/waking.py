@@ -13,7 +13,7 @@ from sglang_operator.client.errors import undone
 from sglang_operator.client.hold import LeaseHold
 from sglang_operator.client.lease import LeaseObservation, Step
 from sglang_operator.client.registry import Engine
-from sglang_operator.weights import steps
+from sglang_operator.weights import parts, steps
 from sglang_operator.weights.lease_state import Transaction
 
 if TYPE_CHECKING:
@@ -77,10 +77,16 @@ async def resume_all(
     await resume(pool, hold, state, engines, tags)
 
 
-def woken(hold: LeaseHold, tags: Iterable[str]) -> Step:
-    """The step by which the Lease says that what was released of these tags is resumed."""
+def woken(hold: LeaseHold, tags: Iterable[str], apart: Iterable[str] | None = None) -> Step:
+    """The step by which the Lease says that what was released of these tags is resumed.
+
+    ``apart``: by these instances alone, while others sleep on.
+    """
 
     def step(current: Transaction, sight: LeaseObservation) -> Transaction:
+        if apart is not None:
+            now, tagged = sight.now, tuple(tags)
+            return parts.wake(current, hold.trainer, instances=apart, now=now, tags=tagged)
         return steps.wake(current, hold.trainer, now=sight.now, tags=tags)
 
     return step

@@ -193,6 +193,7 @@ class FakePool:
         self.engines = [FakeEngine(rank=rank) for rank in range(engines)]
         self.operates = True
         self.tells_groups = True  # as operators before did not
+        self.knows_parts = True  # the same
         self.looked: list[int] = []  # engines that were asked what they are
         self.slow = 0.0  # seconds that they take to say so
         self.server_info: Json = {}  # what engines say of their arguments
@@ -344,10 +345,11 @@ class FakePool:
             return
         state = self.state
         for engine in self.engines:
-            if state.phase is Phase.COMMITTED:
+            told = state.of(engine.instance) if self.knows_parts else state
+            if told.phase is Phase.COMMITTED:
                 covered = engine.instance in state.instances
                 self._set(engine, "Open" if covered else "Closed", state.version)
-            elif state.phase in _CLOSED:
+            elif told.phase in _CLOSED and not told.initial:
                 self._set(engine, "Closed", "")
         self._acted = state.id
         self._groups = state.groups or GroupsOwner(id="", holder="")
@@ -381,6 +383,8 @@ class FakePool:
                 "transaction": self._acted,
                 **self._told_groups(),
                 "noSync": self.no_sync,
+                "parts": self.knows_parts,
+                **self._told_by_ranks(state),
                 "keepImages": [[e.rank, e.rank] for e in self.engines if e.keeps_images],
             },
             "revisions": {
@@ -406,6 +410,17 @@ class FakePool:
             },
             "data": {"engines.json": json.dumps(document)},
         }
+
+    def _told_by_ranks(self, state: Transaction) -> Json:
+        told = [(engine, state.of(engine.instance)) for engine in self.engines]
+        asleep = [e for e, each in told if each.phase is Phase.SLEEPING and each.sleeps(e.instance)]
+        behind = [
+            engine
+            for engine, each in told
+            if each.phase is Phase.COMMITTED and engine.instance not in each.instances
+        ]
+        found = {"asleep": asleep, "behind": behind}
+        return {key: [[e.rank, e.rank] for e in engines] for key, engines in found.items()}
 
     def _told_groups(self) -> Json:
         return (

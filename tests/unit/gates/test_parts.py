@@ -47,6 +47,10 @@ class Case:
         lease = a_lease_saying(self.pool, state)
         return weighed(self.pool, self.pods, now, reports=reports, children=lease, **observed)
 
+    @property
+    def open(self):
+        return [pod.gate is not None and pod.gate.is_open for pod in self.pods]
+
     def move(self, state):
         """What is decided is done; the engines whose gates moved, and how."""
         moved = {change.pod.uid: change for change in self.decide(state).gates}
@@ -59,9 +63,8 @@ class Case:
 def _after(pod, change):
     if change is None:
         return pod
-    version, released = (change.message, None) if change.is_open else ("", None)
-    if not change.is_open:
-        released = lease_state.marked(change.message)
+    version = change.message if change.is_open else ""
+    released = None if change.is_open else lease_state.marked(change.message)
     gate = Gate(is_open=change.is_open, version=version, reason=change.reason, released=released)
     return dataclasses.replace(pod, gate=gate, ready=change.is_open)
 
@@ -75,11 +78,11 @@ def test_exactly_the_gates_of_the_part_close_and_open_again(gate, tags):
     assert case.decide(case.asleep).settled
     back = {} if "weights" in tags else {0: True}
     assert {rank: how for rank, how in case.move(case.one_awake).items() if how} == back
-    assert not case.pods[1].gate.is_open
+    assert not case.open[1]
     assert all(pod.gate == OPEN for pod in case.pods[2:])
     after = case.move(case.awake)
     assert {rank for rank, how in after.items() if how} == ({1} if back else set())
-    assert [pod.gate.is_open for pod in case.pods] == [bool(back)] * 2 + [True] * 2
+    assert case.open == [bool(back)] * 2 + [True] * 2
 
 
 def test_what_a_part_sleeps_on_is_remembered_by_its_pods_alone_if_the_lease_is_lost():
@@ -139,4 +142,4 @@ def test_a_part_whose_trainer_is_gone_before_it_named_anybody_stays_closed_besid
     assert over is not None
     assert over.state.apart == {*case.runs[:2]}
     case.move(over.state)
-    assert [pod.gate.is_open for pod in case.pods] == [False, False, True, True]
+    assert case.open == [False, False, True, True]

@@ -63,8 +63,14 @@ class Step:
             previous=self.status,
             now=NOW,
         )
-        found = conditions.find(self.status["conditions"], conditions.WEIGHTS_SYNCED)
+        found = self.synced
         return self.status["syncedSummary"], found["status"], found["reason"]
+
+    @property
+    def synced(self):
+        found = conditions.find(self.status["conditions"], conditions.WEIGHTS_SYNCED)
+        assert found is not None
+        return found
 
 
 def test_through_a_whole_step_the_condition_stays_true_and_the_column_says_who_sleeps():
@@ -79,7 +85,7 @@ def test_through_a_whole_step_the_condition_stays_true_and_the_column_says_who_s
 def test_it_names_who_sleeps_and_says_what_ends_that():
     step = Step()
     step.told(step.asleep)
-    found = conditions.find(step.status["conditions"], conditions.WEIGHTS_SYNCED)
+    found = step.synced
     assert found["message"].startswith("4/8 engines serve; engine 0 (")
     assert found["message"].endswith("get no requests until it wakes or syncs them")
 

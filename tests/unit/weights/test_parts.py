@@ -20,6 +20,10 @@ BOTH = ("weights", "kv_cache")
 AT: dict[str, Any] = {"now": NOW, "seen": NOW}
 
 
+def of(*words: str) -> frozenset[str]:
+    return frozenset(words)
+
+
 def stored(state: Transaction) -> Transaction:
     return lease_state.read(lease_state.written({}, state))
 
@@ -49,7 +53,7 @@ def resumed(state: Transaction, *runs: str) -> Transaction:
 
 def test_those_that_are_not_named_go_by_the_commit_from_the_first_word_of_the_sleep():
     said = sleeping(A)
-    assert (said.phase, said.apart, said.releases) == (Phase.SLEEPING, {A}, True)
+    assert (said.phase, said.apart, said.releases) == (Phase.SLEEPING, of(A), True)
     assert [said.may_sleep(run) for run in (A, B, D)] == [{*BOTH}, set(), set()]
     assert [said.of(run).phase for run in (A, B)] == [Phase.SLEEPING, Phase.COMMITTED]
     assert said.of(B).covers(B) and not said.of(B).released
@@ -58,16 +62,16 @@ def test_those_that_are_not_named_go_by_the_commit_from_the_first_word_of_the_sl
 
 def test_what_a_part_gave_up_no_commit_vouches_for_and_the_others_keep_theirs():
     said = asleep(A)
-    assert (said.instances, said.torn, said.asleep, said.intact) == ({B, C}, {A}, (A,), True)
+    assert (said.instances, said.torn, said.asleep, said.intact) == (of(B, C), of(A), (A,), True)
     woken = resumed(said, A)
     assert (woken.phase, woken.holder) == (Phase.COMMITTED, "")
-    assert (woken.instances, woken.torn, woken.apart) == ({B, C}, {A}, frozenset())
+    assert (woken.instances, woken.torn, woken.apart) == (of(B, C), of(A), frozenset())
     assert woken.checkpoint == "/c", "from which it catches up"
 
 
 def test_a_part_that_kept_its_weights_goes_on_by_the_same_commit():
     woken = resumed(asleep(A, tags=["kv_cache"]), A)
-    assert (woken.phase, woken.instances) == (Phase.COMMITTED, {A, B, C})
+    assert (woken.phase, woken.instances) == (Phase.COMMITTED, of(A, B, C))
     assert not woken.torn
 
 
@@ -78,7 +82,7 @@ def test_a_second_part_sleeps_beside_the_first_on_what_it_was_asked_for_alone():
     assert about.closing == {B}
     both = asleep(B, tags=["kv_cache"], state=first)
     assert [both.sleeps(run) for run in (A, B, C)] == [{*BOTH}, {"kv_cache"}, set()]
-    assert (both.instances, both.torn, both.apart) == ({B, C}, {A}, {A, B})
+    assert (both.instances, both.torn, both.apart) == (of(B, C), of(A), of(A, B))
     assert both.of(C).phase is Phase.COMMITTED
 
 
@@ -90,13 +94,13 @@ def test_one_that_sleeps_already_is_not_about_to_sleep_on_what_another_part_rele
 def test_an_overlapping_sleep_has_who_sleeps_release_the_rest():
     more = asleep(A, B, tags=BOTH, state=asleep(A, tags=["kv_cache"]))
     assert [more.sleeps(run) for run in (A, B)] == [{*BOTH}, {*BOTH}]
-    assert (more.instances, more.torn) == ({C}, {A, B})
+    assert (more.instances, more.torn) == (of(C), of(A, B))
 
 
 def test_of_two_parts_the_first_to_wake_serves_while_the_other_sleeps():
     both = asleep(A, B, tags=["kv_cache"])
     one = resumed(both, A)
-    assert (one.phase, one.asleep, one.apart) == (Phase.SLEEPING, (B,), {B})
+    assert (one.phase, one.asleep, one.apart) == (Phase.SLEEPING, (B,), of(B))
     assert one.of(A).phase is Phase.COMMITTED
     assert one.holder == "trainer-0", "it has the memory of the other"
     assert resumed(one, B).phase is Phase.COMMITTED
@@ -106,7 +110,7 @@ def test_a_part_of_a_pool_that_sleeps_as_a_whole_wakes_alone():
     whole = steps.sleep(committed(), MINE, tags=["kv_cache"], **AT)
     whole = steps.slept(whole, MINE, instances=[A, B, C], now=NOW)
     one = resumed(whole, A)
-    assert (one.apart, one.asleep) == ({B, C}, (B, C))
+    assert (one.apart, one.asleep) == (of(B, C), (B, C))
     assert [one.of(run).phase for run in (A, B)] == [Phase.COMMITTED, Phase.SLEEPING]
 
 
@@ -130,14 +134,14 @@ def test_who_wakes_all_has_the_rest_go_on():
     said = asleep(A)
     said = steps.woke(said, MINE, instances=[A], tags=BOTH)
     woken = steps.wake(said, MINE, now=NOW, tags=BOTH)
-    assert (woken.phase, woken.instances, woken.apart) == (Phase.COMMITTED, {B, C}, frozenset())
+    assert (woken.phase, woken.instances, woken.apart) == (Phase.COMMITTED, of(B, C), frozenset())
 
 
 def test_one_that_ended_asleep_keeps_nobody_waiting():
     said = asleep(A, B, tags=["kv_cache"])
     woken = steps.woke(said, MINE, instances=[B], tags=BOTH)
     over = parts.wake(woken, MINE, instances=[A, B], now=NOW)  # A is gone
-    assert (over.phase, over.instances) == (Phase.COMMITTED, {B, C})
+    assert (over.phase, over.instances) == (Phase.COMMITTED, of(B, C))
 
 
 def test_one_that_came_in_the_place_of_a_named_one_sleeps_with_the_part():
@@ -149,7 +153,7 @@ def test_one_that_came_in_the_place_of_a_named_one_sleeps_with_the_part():
 
 def test_a_sync_wakes_whoever_sleeps_and_tells_of_them_until_its_commit():
     begun = stored(steps.begin(asleep(A), LATER, epoch="e", version="v2", **AT))
-    assert (begun.phase, begun.apart, begun.sleeps(A)) == (Phase.SYNCING, {A}, {*BOTH})
+    assert (begun.phase, begun.apart, begun.sleeps(A)) == (Phase.SYNCING, of(A), of(*BOTH))
     assert begun.of(B) is begun, "all are written"
     with pytest.raises(RefusedError) as refused:
         steps.commit(begun, LATER, instances=[B], now=NOW)
@@ -157,7 +161,7 @@ def test_a_sync_wakes_whoever_sleeps_and_tells_of_them_until_its_commit():
     woken = steps.wake(
         steps.woke(begun, LATER, instances=[A], tags=BOTH), LATER, now=NOW, tags=BOTH
     )
-    assert (woken.apart, woken.asleep) == ({A}, ())
+    assert (woken.apart, woken.asleep) == (of(A), ())
     assert not steps.commit(woken, LATER, instances=[A, B, C], now=NOW).apart
     assert not steps.abort(woken, LATER, message="x").apart
 
@@ -206,7 +210,7 @@ def test_a_part_whose_trainer_is_gone_before_it_named_anybody_stays_closed():
 def test_an_abort_by_force_closes_all_and_remembers_who_sleeps():
     over = stored(steps.ended(asleep(A), "admin", message="by force", now=NOW))
     assert (over.phase, over.apart) == (Phase.ABORTED, frozenset())
-    assert (over.sleeps(A), over.sleeps(B)) == ({*BOTH}, set())
+    assert (over.sleeps(A), over.sleeps(B)) == (of(*BOTH), of())
 
 
 def test_what_names_a_part_counts_in_its_own_transaction_alone():

@@ -1,0 +1,90 @@
+"""Which engines a call by GPU ids means: those that sleep and wake alone, while the others serve.
+
+As ROLL has it (shrink_workers and expand_workers of scheduler/router.py at 8eb27cc2): each that
+has any of the ids sleeps, and each that has none but these wakes.  The ids are those of
+``device_mapping``; of those that no engine has nothing is said, as a trainer may have more GPUs.
+"""
+
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import replace
+
+from sglang_operator.client import beside, texts
+from sglang_operator.client.errors import InvalidArgument, NotReady, Unsupported
+from sglang_operator.client.registry import GATE_OFF, IN_SERVICE, Engine, Registry
+from sglang_operator.weights import parts
+from sglang_operator.weights.lease_state import Phase, Transaction
+
+Part = Callable[[Registry], Registry]
+
+
+def whole(registry: Registry) -> Registry:
+    """All engines, and those beside them."""
+    return registry
+
+
+def overlapping(devices: Collection[int]) -> Part:
+    """The engines that have any of these.  Raises InvalidArgument, NotReady, Unsupported."""
+
+    def part(registry: Registry) -> Registry:
+        found = _of(registry, devices, (e for e in registry.engines if {*e.devices} & {*devices}))
+        stay = [engine for engine in registry.unlisted if not engine.leaving]
+        if stay:
+            raise NotReady(texts.PART_BESIDE.format(engines=beside.named(stay)))
+        return found
+
+    return part
+
+
+def within(devices: Collection[int]) -> Part:
+    """The engines all of whose GPUs are among these, and none that runs beside the pool's."""
+
+    def part(registry: Registry) -> Registry:
+        inside = (e for e in registry.engines if e.devices and {*e.devices} <= {*devices})
+        found = _of(registry, devices, inside)
+        return replace(found, unlisted=(), others=(*found.others, *registry.unlisted))
+
+    return part
+
+
+def _of(registry: Registry, devices: Collection[int], engines: Iterable[Engine]) -> Registry:
+    if not registry.weights.parts:
+        raise Unsupported(texts.PARTS_UNKNOWN)
+    if not (found := tuple(engines)):
+        there = sorted(device for engine in registry.engines for device in engine.devices)
+        shown = f"{there[0]} to {there[-1]}" if there else "none"
+        ids = ", ".join(map(str, sorted(devices)[:16]))
+        raise InvalidArgument(texts.PART_NOWHERE.format(devices=ids, there=shown))
+    return registry.of(found)
+
+
+def named(registry: Registry) -> list[str]:
+    """The instances of a part that is to sleep.  Raises NotReady where there is none."""
+    found = [engine.instance for engine in registry.present if engine.instance]
+    if not found:
+        raise NotReady(texts.PART_WITHOUT_A_RUN.format(engines=beside.named(registry.engines)))
+    return found
+
+
+def lets_serve(registry: Registry, state: Transaction, tags: Iterable[str]) -> None:
+    """Raises Unsupported where the sleep of a part would take the others from clients too."""
+    if parts.others_serve(state, tags) or not (state.phase is Phase.IDLE or state.initial):
+        return
+    others = [
+        e for e in registry.others if e.state == IN_SERVICE or registry.weights.gate == GATE_OFF
+    ]
+    if others:
+        raise Unsupported(texts.PART_NOT_COMMITTED.format(engines=beside.named(others)))
+
+
+def asleep(registry: Registry, state: Transaction) -> Transaction:
+    """The state with the sleepers of this part alone, and those of which no engine tells."""
+    others = {engine.instance for engine in registry.others}
+    return replace(state, asleep=tuple(run for run in state.asleep if run not in others))
+
+
+def awake(registry: Registry, state: Transaction) -> set[str]:
+    """The instances that a wake of this part is about: its own, and those that have ended."""
+    own = {engine.instance for engine in registry.engines if engine.instance}
+    running = registry.running
+    gone = set() if running is None else {*state.asleep, *state.apart} - {*running}
+    return own | gone
