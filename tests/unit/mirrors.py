@@ -80,6 +80,7 @@ COVERED_BY = {
     "client/registry.py": "client/test_package.py",
     "client/resetting.py": "client/test_reset.py",
     "client/roll_groups.py": "client/test_roll_second_job.py",
+    "client/roll_memory.py": "client/test_roll.py",
     "client/roll_payloads.py": "client/test_roll_requests.py",
     "client/roll_worker.py": "client/test_roll_config.py",
     "client/shared.py": "client/test_roll_sharing.py",

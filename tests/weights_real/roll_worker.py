@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from sglang_operator.client import PoolError, following, ledger, roll_groups, shared
+from sglang_operator.client import PoolError, following, ledger, roll_groups, roll_memory, shared
 from sglang_operator.client.pausing import SyncOptions
 from sglang_operator.weights import lease_state as api_weights
 from tests import roll_interface
@@ -95,6 +95,7 @@ def _roll(defect: str) -> ModuleType:
         (shared, "VOUCH_SECONDS", PATIENCE),
         (roll, "READY_SECONDS", READY_SECONDS),
         (roll_groups, "READY_SECONDS", READY_SECONDS),
+        (roll_memory, "READY_SECONDS", READY_SECONDS),
         (roll, "SyncOptions", partial(SyncOptions, duration=float(LEASE_SECONDS))),
         (roll.OperatorPoolStrategy, "_tokenizer", lambda _: None),
         *_without(defect, roll),

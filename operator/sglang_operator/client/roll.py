@@ -9,7 +9,7 @@ Around them the transaction of explanation/weights.md is kept, without a change 
   (``following``).  Each pauses its own engine before it writes a byte.
 - ``process_weights_after_loading``, which ROLL calls once every bucket has arrived, lets the
   engines go on and commits, as soon as every worker has vouched for its engine.
-- ``offload_states`` is sleep and ``load_states`` is wake, for the whole pool.
+- ``offload_states`` is sleep and ``load_states`` is wake, for the whole pool (``roll_memory``).
 - a request whose engine ends is answered by another one of the same policy (``roll_requests``).
 - what no engine can do for ROLL's config is refused before anything begins (``roll_config``).
 
@@ -42,6 +42,7 @@ from sglang_operator.client.pausing import SyncOptions
 from sglang_operator.client.pool import AsyncPool
 from sglang_operator.client.registry import Engine, Registry, changes
 from sglang_operator.client.roll_groups import HELD_SECONDS, READY_SECONDS, RollGroups
+from sglang_operator.client.roll_memory import RollMemory
 from sglang_operator.client.roll_payloads import body, unfinished, with_experts
 from sglang_operator.client.roll_requests import Requests
 from sglang_operator.client.roll_stand_in import (
@@ -51,7 +52,6 @@ from sglang_operator.client.roll_stand_in import (
 )
 from sglang_operator.client.shared import SharedSync
 from sglang_operator.clocks import steady
-from sglang_operator.weights.lease_state import Phase, Transaction
 
 __all__ = ["OperatorPoolStrategy", "install"]
 
@@ -81,8 +81,7 @@ class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
         self._wrote = frozenset[str | None]()  # the instances that the last update has written
         self._step = 0
         self._looked = float("-inf")  # when the registry was read before an update
-        self.is_model_in_gpu = True
-        self.is_kv_cache_in_gpu = True
+        self._memory: RollMemory
 
     @property
     def leads(self) -> bool:
@@ -90,6 +89,11 @@ class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
         return int(self.worker.rank) == 0
 
     # --- what ROLL's workers call
+
+    @property
+    def is_model_in_gpu(self) -> bool:
+        """Whether the engine has its memory, after ``initialize``."""
+        return self._memory.loaded
 
     async def initialize(self, model_provider: Any = None) -> None:
         """Wait for the pool, and attach to the engine of this worker's rank.
@@ -116,6 +120,7 @@ class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
             raise
         self._step = _step_of(state.version)
         self._follower = Follower(self.pool, state)
+        self._memory = RollMemory(self.worker, self.pool, self._follower)
         self._requests = Requests(self.pool)
         self.tokenizer = self._tokenizer()
         if roll_config.replays(worker):
@@ -260,44 +265,16 @@ class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
         if not updated:
             return  # ROLL calls it in steps without an update, too (model_update_frequency)
         self._wrote = frozenset(engine.instance for engine in self._engines)
-        self.is_model_in_gpu = self.is_kv_cache_in_gpu = True
+        self._memory.is_loaded(True)
 
     async def load_states(self, *_: Any, **__: Any) -> None:
         """Wake the pool, if it sleeps."""
-        if self.is_model_in_gpu and self.is_kv_cache_in_gpu:
-            return
-        if self.leads:
-            if (await self.pool.transaction()).released:
-                await self.pool.wake()
-        else:
-            await self._follower.until(lambda state: not state.released)
-        self.is_model_in_gpu = self.is_kv_cache_in_gpu = True
+        await self._memory.load()
 
     async def offload_states(self, include: Any = None, non_blocking: bool = False) -> None:
         """Put the pool to sleep, where ROLL would: its trainer needs the same GPUs' memory."""
-        colocated = bool(self.worker.pipeline_config.is_actor_infer_colocated)
-        wanted = include is None or "model_params" in str(include)
-        if not (colocated and wanted and self.is_model_in_gpu):
-            return
-        if (await self.pool.registry()).memory_saver is False:
-            log.warning(texts.NO_MEMORY_SAVER)
-            return
-        if self.leads:
-            await self._sleep(roll_config.sleep_tags(self.worker))
-        else:  # whichever engines there are by now
-            await self._follower.until(_at_rest, READY_SECONDS)
-        self.is_model_in_gpu = self.is_kv_cache_in_gpu = False
-
-    async def _sleep(self, tags: Sequence[str]) -> None:
-        """Also of an engine that came back meanwhile: it sleeps once it has loaded its model."""
-        for last in (False, False, True):
-            try:
-                await self.pool.sleep(tags, loading=READY_SECONDS)
-                return
-            except NotReady as error:
-                if last:
-                    raise
-                log.warning("%s", error)
+        if include is None or "model_params" in str(include):
+            await self._memory.offload()
 
     async def generate_request(self, payload: Mapping[str, Any]) -> Json:
         """One request of ROLL's router, answered as its own strategy does.
@@ -485,11 +462,6 @@ def _without_a_gpu() -> None:
     platforms = sys.modules.get("roll.platforms")
     if platforms is not None:
         platforms.current_platform.init = lambda: None
-
-
-def _at_rest(state: Transaction) -> bool:
-    """Whether the pool sleeps, and nothing is on its way to an engine any more."""
-    return state.phase is Phase.SLEEPING and not state.at_work
 
 
 def _step_of(version: str) -> int:
