@@ -9,7 +9,8 @@ Around them the transaction of explanation/weights.md is kept, without a change 
   (``following``).  Each pauses its own engine before it writes a byte.
 - ``process_weights_after_loading``, which ROLL calls once every bucket has arrived, lets the
   engines go on and commits, as soon as every worker has vouched for its engine.
-- ``offload_states`` is sleep and ``load_states`` is wake, for the whole pool (``roll_memory``).
+- ``offload_states`` is sleep and ``load_states`` is wake, for the whole pool; ``offload_part`` and
+  ``load_part`` are for the engines of some ranks, where ROLL shrinks and expands (``roll_memory``).
 - a request whose engine ends is answered by another one of the same policy (``roll_requests``).
 - what no engine can do for ROLL's config is refused before anything begins (``roll_config``).
 
@@ -275,6 +276,17 @@ class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
         """Put the pool to sleep, where ROLL would: its trainer needs the same GPUs' memory."""
         if include is None or "model_params" in str(include):
             await self._memory.offload()
+
+    async def offload_part(self, ranks: Sequence[int]) -> None:
+        """Put the engines of these ranks to sleep, while the others serve on: ROLL's shrink.
+
+        Every worker is told.  Raises NotReady, and as ``AsyncPool.sleep``.
+        """
+        await self._memory.offload_part(ranks)
+
+    async def load_part(self, ranks: Sequence[int]) -> None:
+        """Wake the engines of these ranks: ROLL's expand.  Told to all; raises as that."""
+        await self._memory.load_part(ranks)
 
     async def generate_request(self, payload: Mapping[str, Any]) -> Json:
         """One request of ROLL's router, answered as its own strategy does.

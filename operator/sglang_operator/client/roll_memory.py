@@ -7,12 +7,10 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-from sglang_operator.client import roll_config, texts
-from sglang_operator.client.errors import NotReady
+from sglang_operator.client import roll_config, roll_parts, texts
 from sglang_operator.client.following import Follower
 from sglang_operator.client.pool import AsyncPool
 from sglang_operator.client.roll_groups import READY_SECONDS
-from sglang_operator.weights.lease_state import Phase, Transaction
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +23,7 @@ class RollMemory:
         self._pool = pool
         self._follower = follower
         self.loaded = True  # that of the worker's own engine
+        self._part_sleeps = False  # of other ranks, too
 
     @property
     def _leads(self) -> bool:
@@ -33,10 +32,11 @@ class RollMemory:
     def is_loaded(self, loaded: bool) -> None:
         """All engines have their memory, or none has."""
         self.loaded = loaded
+        self._part_sleeps = self._part_sleeps and not loaded
 
     async def load(self) -> None:
         """Wake the pool, if it sleeps.  Raises as ``AsyncPool.wake``."""
-        if self.loaded:
+        if self.loaded and not self._part_sleeps:
             return
         if self._leads:
             if (await self._pool.transaction()).released:
@@ -50,29 +50,48 @@ class RollMemory:
 
         Raises NotReady, and as ``AsyncPool.sleep``.
         """
-        if not (self._worker.pipeline_config.is_actor_infer_colocated and self.loaded):
-            return
-        if (await self._pool.registry()).memory_saver is False:
-            log.warning(texts.NO_MEMORY_SAVER)
+        if not (self.loaded and await self._offloads()):
             return
         if self._leads:
-            await self._sleep(roll_config.sleep_tags(self._worker))
+            tags = roll_config.sleep_tags(self._worker)
+            await roll_parts.again(lambda: self._pool.sleep(tags, loading=READY_SECONDS))
         else:  # whichever engines there are by now
-            await self._follower.until(_at_rest, READY_SECONDS)
+            await self._follower.until(roll_parts.at_rest, READY_SECONDS)
         self.is_loaded(False)
 
-    async def _sleep(self, tags: Sequence[str]) -> None:
-        """Also of an engine that came back meanwhile: it sleeps once it has loaded its model."""
-        for last in (False, False, True):
-            try:
-                await self._pool.sleep(tags, loading=READY_SECONDS)
-                return
-            except NotReady as error:
-                if last:
-                    raise
-                log.warning("%s", error)
+    async def _offloads(self) -> bool:
+        """Whether the engines are to sleep where ROLL offloads them, and can."""
+        if not self._worker.pipeline_config.is_actor_infer_colocated:
+            return False
+        if (await self._pool.registry()).memory_saver is False:
+            log.warning(texts.NO_MEMORY_SAVER)
+            return False
+        return True
 
+    async def offload_part(self, ranks: Sequence[int]) -> None:
+        """The same of the engines of these ranks, while the others serve on."""
+        if not await self._offloads():
+            return
+        mine = int(self._worker.rank) in ranks
+        self._part_sleeps = True
+        if self._leads:
+            tags = roll_config.sleep_tags(self._worker)
+            await roll_parts.sleep(self._pool, ranks, tags, loading=READY_SECONDS)
+        elif mine:
+            await self._follow(sleeps=True)
+        if mine:
+            self.loaded = False
 
-def _at_rest(state: Transaction) -> bool:
-    """Whether the pool sleeps, and nothing is on its way to an engine any more."""
-    return state.phase is Phase.SLEEPING and not state.at_work
+    async def load_part(self, ranks: Sequence[int]) -> None:
+        """Wake the engines of these ranks.  Raises NotReady, and as ``AsyncPool.wake``."""
+        mine = int(self._worker.rank) in ranks
+        if self._leads:
+            await roll_parts.wake(self._pool, ranks)
+        elif mine:
+            await self._follow(sleeps=False)
+        if mine:
+            self.loaded = True
+
+    async def _follow(self, *, sleeps: bool) -> None:
+        rank, follower, seconds = int(self._worker.rank), self._follower, READY_SECONDS
+        await roll_parts.follow(self._pool, follower, rank, sleeps=sleeps, seconds=seconds)

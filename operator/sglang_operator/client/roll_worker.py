@@ -49,6 +49,19 @@ class PoolInferWorker(base_worker.InferWorker):  # type: ignore[misc]
         data.to = lambda device: data
         return await super().generate(data)
 
+    @register(dispatch_mode=Dispatch.ONE_TO_ALL)  # type: ignore[untyped-decorator]
+    async def offload_states_partial(self, target_dp_ranks: list[int]) -> None:
+        """The engines of these ranks sleep; the pool does it in one transaction for all of them.
+
+        ROLL's own tells only the workers of those ranks, of which none may lead.
+        """
+        await self.strategy.offload_part(target_dp_ranks)
+
+    @register(dispatch_mode=Dispatch.ONE_TO_ALL)  # type: ignore[untyped-decorator]
+    async def load_states_partial(self, target_dp_ranks: list[int]) -> None:
+        """The engines of these ranks wake."""
+        await self.strategy.load_part(target_dp_ranks)
+
     async def update_obstacle(self) -> str:
         """Why a model update cannot use the process groups as they are; "" if it can."""
         return str(await self.strategy.update_obstacle())

@@ -1,0 +1,80 @@
+"""ROLL's shrink and expand: the engines of some ranks sleep, and those of the others serve on.
+
+ROLL's agentic pipelines do so in each step (``partial_gpu_mode``; shrink_workers and expand_workers
+of scheduler/router.py at 8eb27cc2).  Every worker is told of the ranks, where its router has taken
+their requests away: worker 0 puts them to sleep in one transaction, the workers of those ranks wait
+until that is done, and the others go on at once.  A rank is an engine, whatever ids the pool has.
+The next model update wakes whoever sleeps, before the first bucket is written, as ROLL's own
+strategy does.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from sglang_operator.client import texts
+from sglang_operator.client.errors import NotReady, Unsupported
+from sglang_operator.weights.lease_state import Phase, Transaction
+
+if TYPE_CHECKING:
+    from sglang_operator.client.following import Follower
+    from sglang_operator.client.pool import AsyncPool
+    from sglang_operator.client.registry import Engine
+
+log = logging.getLogger(__name__)
+
+
+def at_rest(state: Transaction) -> bool:
+    """Whether the pool sleeps, and nothing is on its way to an engine any more."""
+    return state.phase is Phase.SLEEPING and not state.at_work
+
+
+async def again(step: Callable[[], Awaitable[None]]) -> None:
+    """A sleep, also of an engine that came back meanwhile: once it has loaded its model."""
+    for last in (False, False, True):
+        try:
+            await step()
+            return
+        except NotReady as error:
+            if last:
+                raise
+            log.warning("%s", error)
+
+
+def gpus_of(engines: Iterable["Engine"], ranks: Collection[int]) -> list[int]:
+    """The ids of the GPUs that the engines of these ranks have.  Raises Unsupported without any."""
+    found = [device for engine in engines if engine.rank in ranks for device in engine.devices]
+    if not found:
+        raise Unsupported(texts.ROLL_NO_IDS.format(ranks=", ".join(map(str, ranks))))
+    return found
+
+
+async def sleep(
+    pool: "AsyncPool", ranks: Collection[int], tags: Sequence[str], *, loading: float
+) -> None:
+    """Worker 0's part.  Raises as ``AsyncPool.sleep``."""
+
+    async def step() -> None:
+        ids = gpus_of((await pool.fresh()).engines, ranks)
+        await pool.sleep(tags, devices=ids, loading=loading)
+
+    await again(step)
+
+
+async def wake(pool: "AsyncPool", ranks: Collection[int]) -> None:
+    """Worker 0's part, if any of them sleeps.  Raises as ``AsyncPool.wake``."""
+    if (await pool.transaction()).released:
+        await pool.wake(devices=gpus_of((await pool.fresh()).engines, ranks))
+
+
+async def follow(
+    pool: "AsyncPool", follower: "Follower", rank: int, *, sleeps: bool, seconds: float
+) -> None:
+    """The others' part, of the engine that has their rank by now.  Raises NotReady."""
+    engine = next(e for e in (await pool.fresh()).engines if e.rank == rank)
+
+    def done(state: Transaction) -> bool:
+        slept = bool(state.sleeps(engine.instance))
+        return at_rest(state) and slept if sleeps else not (slept or state.at_work)
+
+    await follower.until(done, seconds)

@@ -1,0 +1,159 @@
+"""ROLL's partial_gpu_mode: some engines sleep while the trainer has their GPUs, others serve."""
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from sglang_operator.client import NotReady, Unsupported, following
+from sglang_operator.weights.lease_state import Phase
+from tests.unit.client.fake_pool import FakePool
+from tests.unit.client.test_roll import ANSWER, Cluster
+from tests.unit.client.test_roll_stand_in import worker_class
+
+assert worker_class  # a fixture
+LOGPROBS: dict[str, Any] = {"return_logprob": True}
+
+
+def trained(story, reach, *, engines=4, roll=None, **more):
+    async def live(world):
+        async with Cluster(roll, engines, colocated=True) as cluster:
+            for each in cluster.strategies:
+                vars(each.worker.pipeline_config).update(more)
+            await cluster.setup()
+            await cluster.model_update("a1")
+            await story(world, cluster)
+
+    with FakePool(engines) as world:
+        for engine in world.engines:
+            engine.strict = True
+        asyncio.run(live(reach(world)))
+
+
+def gates(world):
+    return [engine.gate for engine in world.engines]
+
+
+@pytest.mark.parametrize("ranks", [[0, 1], [2, 3], [1], [3]])
+def test_a_step_of_the_agentic_pipeline(roll, reach, ranks):
+    """Shrink to train, then an update of all, and the router has all again (skip_load)."""
+
+    async def story(world, cluster):
+        for step in range(2, 5):
+            await cluster.all("offload_part", ranks)
+            assert [bool(e.released) for e in world.engines] == [rank in ranks for rank in range(4)]
+            assert gates(world) == ["Closed" if rank in ranks else "Open" for rank in range(4)]
+            serving = [each for rank, each in enumerate(cluster.strategies) if rank not in ranks]
+            payload = {"input_ids": [1], "sampling_params": {"n": 1}, "rid": "r"} | LOGPROBS
+            answers = [await each.generate_request(payload) for each in serving]
+            assert answers == [ANSWER] * len(serving)
+            await cluster.all("offload_states", include="OffloadStateType.other_params")
+            await cluster.model_update(f"a{step}", f"b{step}")
+            assert gates(world) == ["Open"] * 4
+            assert {(e.weights, e.label) for e in world.engines} == {(f"b{step}", f"step-{step}")}
+            assert await cluster.generate() == [ANSWER] * 4
+
+    trained(story, reach, roll=roll)
+
+
+def test_the_workers_of_the_others_go_on_while_those_sleep(roll, reach):
+    async def story(world, cluster):
+        world.engines[1].stuck.add("/release_memory_occupation")
+        shrinks = [asyncio.create_task(each.offload_part([1])) for each in cluster.strategies]
+        await asyncio.wait_for(asyncio.gather(shrinks[2], shrinks[3]), 5)
+        assert not shrinks[1].done()
+        while not world.engines[1].held:
+            await asyncio.sleep(0.01)
+        assert not shrinks[1].done(), "its memory is not free yet"
+        world.engines[1].stuck.clear()
+        await asyncio.gather(*shrinks)
+
+    trained(story, reach, roll=roll)
+
+
+def test_expand_wakes_the_part_alone_where_the_weights_were_kept(roll, reach):
+    async def story(world, cluster):
+        await cluster.all("offload_part", [2, 3])
+        assert [sorted(e.released) for e in world.engines[2:]] == [["kv_cache"]] * 2
+        await cluster.all("load_part", [2, 3])
+        assert gates(world) == ["Open"] * 4
+        assert world.state.phase is Phase.COMMITTED
+        assert await cluster.generate() == [ANSWER] * 4
+        assert all(each.is_model_in_gpu for each in cluster.strategies)
+
+    every_second = SimpleNamespace(model_update_frequency=2)
+    trained(story, reach, roll=roll, actor_train=every_second)
+
+
+def test_a_step_without_an_update_wakes_the_part_where_roll_loads_all(roll, reach):
+    """Also where worker 0's own engine does not sleep."""
+
+    async def story(world, cluster):
+        await cluster.all("offload_part", [2])
+        await cluster.model_update()
+        assert gates(world) == ["Open"] * 4
+        assert not any(engine.released for engine in world.engines)
+
+    trained(story, reach, roll=roll, actor_train=SimpleNamespace(model_update_frequency=2))
+
+
+def test_an_engine_that_restarted_in_the_rollout_sleeps_with_its_part(roll, reach, monkeypatch):
+    monkeypatch.setattr(following, "FOLLOW_SECONDS", 1.0)
+
+    async def story(world, cluster):
+        await asyncio.to_thread(world.restart, 1)
+        await cluster.all("offload_part", [0, 1])
+        assert [bool(engine.released) for engine in world.engines] == [True, True, False, False]
+
+    trained(story, reach, roll=roll)
+
+
+def test_nothing_sleeps_where_no_role_shares_gpus_with_the_engines(roll, reach):
+    async def story(world, cluster):
+        for each in cluster.strategies:
+            each.worker.pipeline_config.is_actor_infer_colocated = False
+        await cluster.all("offload_part", [0])
+        assert not any(engine.released for engine in world.engines)
+
+    trained(story, reach, roll=roll)
+
+
+def test_engines_without_ids_cannot_sleep_alone(roll, reach, monkeypatch):
+    def without(world, engine, entry=FakePool._entry):
+        return entry(world, engine) | {"devices": []}
+
+    async def story(world, cluster):
+        monkeypatch.setattr(FakePool, "_entry", without)
+        await asyncio.to_thread(world.call, world.publish)
+        with pytest.raises(Unsupported, match="give the pool a device_mapping"):
+            await cluster.strategies[0].offload_part([0])
+
+    trained(story, reach, roll=roll)
+
+
+def test_a_part_that_does_not_get_to_sleep_fails_for_its_worker_too(roll, reach, monkeypatch):
+    async def story(world, cluster):
+        monkeypatch.setattr("sglang_operator.client.roll_memory.READY_SECONDS", 0.5)
+        world.engines[1].state, world.engines[1].dead = "Starting", True
+        await asyncio.to_thread(world.call, world.publish)
+        found = await asyncio.gather(
+            *(each.offload_part([1]) for each in cluster.strategies), return_exceptions=True
+        )
+        assert [type(each) for each in found] == [NotReady, NotReady, type(None), type(None)]
+        assert cluster.strategies[1].is_model_in_gpu
+
+    trained(story, reach, roll=roll)
+
+
+def test_rolls_worker_tells_every_strategy_which_ranks_are_meant(worker_class):
+    told = []
+
+    async def part(ranks):
+        told.append(ranks)
+
+    worker = worker_class()
+    worker.strategy = SimpleNamespace(offload_part=part, load_part=part)
+    asyncio.run(worker.offload_states_partial([2, 3]))
+    asyncio.run(worker.load_states_partial([2]))
+    assert told == [[2, 3], [2]]
