@@ -5,8 +5,8 @@ For looking, for trainers that are shell scripts, and for ending what a trainer 
 
 import asyncio
 import getpass
-import json
 import os
+import re
 import socket
 import sys
 from collections.abc import Awaitable, Callable, Iterable
@@ -15,26 +15,27 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
-from rich.table import Table
-from rich.text import Text
 
 from sglang_operator.api import bounds
 from sglang_operator.api import texts as operator_texts
+from sglang_operator.api.errors import InvalidError
+from sglang_operator.cli import weights_status
 from sglang_operator.cli.findings import one_line
-from sglang_operator.cli.options import plain_lines
 from sglang_operator.client import errors, given
 from sglang_operator.client.lease import LeaseObservation
 from sglang_operator.client.pool import AsyncPool
-from sglang_operator.client.registry import IN_SERVICE, Engine, Registry
+from sglang_operator.client.registry import Registry
 from sglang_operator.client.resetting import Left
-from sglang_operator.weights import steps, times
-from sglang_operator.weights.lease_state import GroupsOwner, Phase, Transaction
+from sglang_operator.roll import device_mapping
+from sglang_operator.weights import steps
+from sglang_operator.weights.lease_state import Phase, Transaction
 from sglang_operator.weights.times import shown
 
 REFUSED = 1
 FAILED = 2
 _HAND_SECONDS = 600
 ABORT_SECONDS = 10.0
+_RANGES = re.compile(r" *\d{1,6}(-\d{1,6})? *(, *\d{1,6}(-\d{1,6})? *)*")
 Lines = Iterable[str]
 
 
@@ -148,24 +149,35 @@ class Abort:
 @dataclass(frozen=True, kw_only=True)
 class Sleep:
     tags: tuple[str, ...]
+    devices: tuple[int, ...] | None
 
     async def __call__(self, pool: AsyncPool) -> Lines:
-        await pool.sleep(self.tags)
+        await pool.sleep(self.tags, devices=self.devices)
         state = pool.lease.seen or Transaction()
         released = " and ".join(state.released)
-        return [f"asleep: {operator_texts.engines(len(state.asleep))}, released: {released}"]
+        told = f"asleep: {operator_texts.engines(len(state.asleep))}, released: {released}"
+        return [told, "the others serve on"] if state.serving else [told]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Wake:
     tags: tuple[str, ...]
+    devices: tuple[int, ...] | None
 
     async def __call__(self, pool: AsyncPool) -> Lines:
-        state = await pool.wake(self.tags)
+        state = await pool.wake(self.tags, devices=self.devices)
+        behind = [e for e in (await pool.engines()) if e.up and e.instance not in state.instances]
+        if state.phase is Phase.COMMITTED and behind:
+            count = operator_texts.engines(len(behind))
+            return [
+                f"awake: {count} without the weights of {state.version}, behind closed gates until "
+                "they have loaded its checkpoint or a sync commits"
+            ]
         if state.phase is Phase.COMMITTED:
             return [f"awake: the weights were kept, the gates of {state.version} open again"]
         if state.released:
-            return [f"still released: {' and '.join(state.released)}"]
+            count = operator_texts.engines(len(state.asleep))
+            return [f"still released: {' and '.join(state.released)}, of {count}"]
         if state.initial:
             return ["awake: the engines go on with the weights that they were started with"]
         return ["awake: nobody vouches for the weights; the gates stay closed until a sync commits"]
@@ -185,7 +197,7 @@ class Reset:
         for name in dict.fromkeys(name for each in left for name in each.groups):
             told.append(f"  {name}: left by {_ranks(e for e in left if name in e.groups)}")
         if before is not None and not before.left:
-            told.append(f"  they were in the process groups of {_owner(before)}")
+            told.append(f"  they were in the process groups of {weights_status.owner(before)}")
         if sessions := [each for each in left if each.session]:
             told.append(f"  an update was left open, and is ended: {_ranks(sessions)}")
         if ended := [each for each in left if each.ended]:
@@ -195,10 +207,6 @@ class Reset:
         if state.phase is Phase.ABORTED:
             told.append("engines that are paused stay so: the next sync continues them")
         return told
-
-
-def _owner(owner: GroupsOwner) -> str:
-    return f"{owner.holder}, since {shown(owner.since)}, last seen {shown(owner.seen)}"
 
 
 def _ranks(which: Iterable[Left]) -> str:
@@ -220,98 +228,11 @@ def _status(pool: str, *, as_json: bool, **options: Any) -> tuple[str, bool]:
 
     run(look, pool, **options)
     registry, state = found[0]
-    open_ = [engine for engine in registry.engines if _open(engine)]
+    open_ = [engine for engine in registry.engines if weights_status.is_open(engine)]
     synced = state.phase is not Phase.SLEEPING and 0 < len(open_) == len(registry.engines)
-    text = _json(registry, state) if as_json else _text(registry, state, len(open_))
-    return text, synced
-
-
-def _open(engine: Engine) -> bool:
-    """Whether it counts as SYNCED, as in the pool's status: without a gate, if it serves."""
-    return engine.gate == "Open" if engine.gate else engine.state == IN_SERVICE
-
-
-def _json(registry: Registry, state: Transaction) -> str:
-    return json.dumps(
-        {
-            "pool": registry.pool,
-            "namespace": registry.namespace,
-            "epoch": registry.epoch,
-            "gate": registry.weights.gate,
-            "phase": state.phase.value,
-            "version": state.version or None,
-            "targetVersion": state.target_version or None,
-            "holder": state.holder or None,
-            "begun": times.micro_time(state.begun) if state.begun else None,
-            "committed": times.micro_time(state.committed) if state.committed else None,
-            "released": list(state.released),
-            "message": state.message or None,
-            "engines": [
-                {
-                    "rank": engine.rank,
-                    "engine": engine.engine,
-                    "state": engine.state,
-                    "gate": engine.gate,
-                    "version": engine.version,
-                    "url": engine.url,
-                }
-                for engine in registry.engines
-            ],
-        },
-        indent=2,
-    )
-
-
-def _text(registry: Registry, state: Transaction, synced: int) -> str:
-    facts = {
-        "pool": f"{registry.namespace}/{registry.pool}, gate {registry.weights.gate}",
-        "phase": _phase(state),
-        "version": _version(state),
-        "synced": f"{synced}/{len(registry.engines)}",
-        "released": " and ".join(state.released),
-        "groups": _groups(state),
-        "unclear": _unclear(registry, state),
-        "message": state.message,
-        "epoch": registry.epoch,
-    }
-    lines = [f"{key:<9} {one_line(value)}" for key, value in facts.items() if value]
-    return "\n".join([*lines, "", *plain_lines(_table(registry.engines))])
-
-
-def _table(engines: Iterable[Engine]) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="")
-    for column in ("RANK", "ENGINE", "STATE", "GATE", "VERSION", "URL"):
-        table.add_column(column, no_wrap=True)
-    for e in engines:
-        cells = (str(e.rank), e.engine, e.state, e.gate or "-", e.version or "-", e.url or "-")
-        table.add_row(*(Text(one_line(cell)) for cell in cells))
-    return table
-
-
-def _groups(state: Transaction) -> str:
-    owner = state.groups
-    if owner is None:
-        return ""
-    return ("none, reset by " if owner.left else "of ") + _owner(owner)
-
-
-def _unclear(registry: Registry, state: Transaction) -> str:
-    """The pods in every trainer's way, and what to do about them."""
-    pods = [e.pod or e.engine for e in registry.present if e.instance in state.unclear]
-    return operator_texts.MEMORY_UNCLEAR.format(pods=" ".join(pods)) if pods else ""
-
-
-def _phase(state: Transaction) -> str:
-    held = f", held by {state.holder} until {shown(state.renewed + state.duration)}"
-    if state.recovers:
-        held += f", which loads it into {operator_texts.engines(len(state.recovering))}"
-    return state.phase.value + (held if state.holder else "")
-
-
-def _version(state: Transaction) -> str:
-    committed = f"{state.version}, committed {shown(state.committed)}" if state.version else "none"
-    writing = state.phase is Phase.SYNCING
-    return committed + (f"; {state.target_version} is being written" if writing else "")
+    if as_json:
+        return weights_status.as_json(registry, state), synced
+    return weights_status.as_text(registry, state, len(open_)), synced
 
 
 # --- the commands
@@ -449,20 +370,46 @@ def _tags(context: click.Context, parameter: click.Parameter, value: str) -> tup
     return tags
 
 
+def _devices(
+    context: click.Context, parameter: click.Parameter, value: str | None
+) -> tuple[int, ...] | None:
+    """GPU ids: 0-7,12 or as device_mapping has them."""
+    if value is None:
+        return None
+    ranges = [each.partition("-") for each in value.replace(" ", "").split(",")]
+    if _RANGES.fullmatch(value):  # in ROLL's words, which bound them
+        value = "+".join(f"list(range({a},{int(b or a) + 1}))" for a, _, b in ranges)
+    try:
+        return device_mapping.parse(value)
+    except InvalidError as error:
+        raise click.BadParameter("expected GPU ids, e.g. 0-7,12 or list(range(0,8))") from error
+
+
 @command.command(short_help="Close the gates, then release the engines' memory.")
 @_common
 @click.option("--tags", default="weights,kv_cache", show_default=True, callback=_tags)
-def sleep(pool: str, tags: tuple[str, ...], **options: Any) -> None:
-    """Put the engines to sleep, once no client can reach them any more."""
-    _run(Sleep(tags=tags), pool, options)
+@click.option(
+    "--devices", callback=_devices, help="Only engines that have any of these GPU ids, e.g. 0-7."
+)
+def sleep(
+    pool: str, tags: tuple[str, ...], devices: tuple[int, ...] | None, **options: Any
+) -> None:
+    """Put the engines to sleep, once no client can reach them any more.
+
+    With --devices the other engines serve on.
+    """
+    _run(Sleep(tags=tags, devices=devices), pool, options)
 
 
 @command.command(short_help="Resume the engines' memory.")
 @_common
 @click.option("--tags", default="weights,kv_cache,cuda_graph", show_default=True, callback=_tags)
-def wake(pool: str, tags: tuple[str, ...], **options: Any) -> None:
+@click.option(
+    "--devices", callback=_devices, help="Only engines all of whose GPU ids are among these."
+)
+def wake(pool: str, tags: tuple[str, ...], devices: tuple[int, ...] | None, **options: Any) -> None:
     """Wake the engines. If their weights were kept, the same gates open; else sync them."""
-    _run(Wake(tags=tags), pool, options)
+    _run(Wake(tags=tags, devices=devices), pool, options)
 
 
 @command.command(short_help="Let the engines leave what a trainer that is gone has left.")

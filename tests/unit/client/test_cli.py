@@ -251,3 +251,35 @@ def test_a_commit_from_where_engines_cannot_be_reached_leaves_the_sync_to_anothe
     world.strangers = False
     weights("commit")
     assert world.state.version == "step-1"
+
+
+@pytest.mark.parametrize("ids", ["0-1", "0", "list(range(0,2))", "0, 1"])
+def test_a_part_of_the_pool_sleeps_and_wakes_by_gpu_ids(world, weights, ids):
+    weights("begin", "step-1")
+    weights("commit")
+    asleep = "asleep: 1 engine, released: weights and kv_cache\nthe others serve on\n"
+    assert weights("sleep", "--devices", ids) == asleep
+    assert [engine.gate for engine in world.engines] == ["Closed", "Open"]
+    shown = weights("status", code=1)
+    assert "synced    1/2, 1 asleep\n" in shown
+    assert "0     g0-1    Up         Closed, asleep  -" in shown
+    told = json.loads(weights("status", "-o", "json", code=1))["engines"]
+    assert [each.get("asleep", False) for each in told] == [True, False]
+    assert weights("wake", "--devices", "0-1") == (
+        "awake: 1 engine without the weights of step-1, behind closed gates until they have loaded "
+        "its checkpoint or a sync commits\n"
+    )
+    assert "0     g0-1    Up         Closed, behind  -" in weights("status", code=1)
+
+
+def test_one_of_two_parts_wakes_and_the_other_is_told_to_sleep_on(world, weights):
+    weights("begin", "step-1")
+    weights("commit")
+    weights("sleep", "--tags", "kv_cache", "--devices", "0-3")
+    assert weights("wake", "--devices", "2-3") == "still released: kv_cache, of 1 engine\n"
+    assert weights("wake") == "awake: the weights were kept, the gates of step-1 open again\n"
+
+
+@pytest.mark.parametrize("ids", ["", "x", "0-", "-1", "7-0", "0-99999", "0;1"])
+def test_what_names_no_gpu_is_an_error_of_the_command_line(weights, ids):
+    assert "expected GPU ids, e.g. 0-7,12" in weights("sleep", "--devices", ids, code=2)
