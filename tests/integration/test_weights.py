@@ -127,6 +127,35 @@ def test_sleep_closes_the_gates_before_it_is_acknowledged_and_the_pool_stays_rea
     assert in_service(pool) == []
 
 
+def test_a_part_sleeps_and_the_others_stay_in_service(pool):
+    pool.wait(lambda: is_known(pool), "instances in the registry")
+    commit(pool, "step-1")
+    pool.wait(lambda: synced(pool) == "4/4", "synced")
+    since = pool.condition(conditions.WEIGHTS_SYNCED)["lastTransitionTime"]
+    first, second, *others = (engine["instance"] for engine in pool.registry()["engines"])
+    part = f"{first},{second}"
+    about = {"phase": "Sleeping", "released": "weights,kv_cache", "intact": "true"}
+    annotate(
+        pool, "trainer", 60, transaction="nap", releases="nap",
+        apart=f"nap:{part}", closing=f"nap:{part}", **about,
+    )  # fmt: skip
+    pool.wait(lambda: pool.registry()["weights"]["transaction"] == "nap", "acknowledged")
+    gates = [engine["gate"] for engine in pool.registry()["engines"]]
+    assert gates == ["Closed", "Closed", "Open", "Open"]
+    annotate(pool, "trainer", 60, releases="", asleep=part, instances=",".join(others))
+    pool.wait(lambda: in_service(pool) == [2, 3], "two in service")
+    pool.wait(lambda: synced(pool) == "2/4, 2 asleep", "told")
+    assert pool.registry()["weights"]["asleep"] == [[0, 1]]
+    annotate(pool, "trainer", 60, phase="Syncing", transaction="next", apart=f"next:{part}")
+    pool.wait(lambda: pool.registry()["weights"]["transaction"] == "next", "acknowledged")
+    assert in_service(pool) == [2, 3]
+    assert synced(pool) == "2/4, 2 asleep"
+    commit(pool, "step-2")
+    pool.wait(lambda: in_service(pool) == [0, 1, 2, 3], "all in service")
+    pool.wait(lambda: synced(pool) == "4/4", "synced")
+    assert pool.condition(conditions.WEIGHTS_SYNCED)["lastTransitionTime"] == since
+
+
 def test_a_trainer_that_does_not_renew_has_aborted_and_every_gate_closes(pool):
     pool.wait(lambda: is_known(pool), "instances in the registry")
     commit(pool, "step-1")
