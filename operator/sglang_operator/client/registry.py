@@ -15,6 +15,7 @@ from sglang_operator.weights import lease_state
 
 UP_STATES = frozenset({"InService", "Up"})  # observed/engine_state.py
 IN_SERVICE = "InService"
+OPEN = "Open"  # of a gate
 # States of an engine without a process that could hold memory here.
 _NO_PROCESS = frozenset({"Pending", "Lost", "Backoff", "Waiting", "Creating"})
 _LEAVES = "Waiting"  # of an engine beside the pool's own

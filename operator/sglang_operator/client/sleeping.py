@@ -33,6 +33,7 @@ from sglang_operator.client.registry import (
     GATE_COMMITTED,
     IN_SERVICE,
     NO_RANK,
+    OPEN,
     Engine,
     Registry,
 )
@@ -55,6 +56,16 @@ log = logging.getLogger(__name__)
 def _whole(engines: Iterable[Engine], state: Transaction) -> list[str | None]:
     """The instances of these whose weights are those that they are to be answered from."""
     return whole.whole((engine.instance for engine in engines), state)
+
+
+def _serves(engine: Engine, part: ids.Part) -> bool:
+    """Whether clients may reach it through its gate.
+
+    Of a part each gate is looked at: one that was out of sight as the sleep began is not named in
+    it, and opens once its pod is ready.
+    """
+    is_open = engine.gate == OPEN and part is not ids.whole
+    return engine.gate is not None and (is_open or engine.state == IN_SERVICE)
 
 
 def _check(tags: tuple[str, ...], registry: Registry) -> None:
@@ -352,8 +363,7 @@ class Sleeper:
                     acted = registry.weights.transaction == transaction
                     if acted and registry.weights.phase != Phase.SLEEPING.value:
                         raise Expired(texts.ENDED_BY_OPERATOR)
-                    gated = [engine for engine in registry.present if engine.gate is not None]
-                    if acted and not any(engine.state == IN_SERVICE for engine in gated):
+                    if acted and not any(_serves(engine, part) for engine in registry.present):
                         return registry
         except TimeoutError:
             pass

@@ -283,3 +283,26 @@ def test_the_trainer_waits_for_the_gates_of_its_part_and_for_no_others(world, po
         world.call(world._operate)
         sleeps.result()
     assert world.engines[1].state == IN_SERVICE
+
+
+def test_one_whose_gate_stays_open_keeps_its_part_awake(world, pool):
+    """It was out of sight as the sleep began, and is there again: nobody closes its gate."""
+    run = world.engines[0].instance
+    operate = world._operate
+
+    def operated():
+        world.engines[0].gate, world.engines[0].instance = "Open", run
+        hidden, world.engines[0].gate = world.engines[0].gate, None
+        operate()
+        world.engines[0].gate, world.engines[0].state = hidden, "Up"
+        world.publish()
+
+    world.engines[0].state, world.engines[0].instance = "Up", ""
+    world.call(world.publish)
+    world._operate = operated
+    with pytest.raises(NotReady, match="has not closed the gates"):
+        pool.sleep(devices=range(4), settle=0, timeout=1)
+    assert asleep(world) == [AWAKE] * 4
+    world._operate = operate
+    pool.wake(devices=range(4))
+    assert gates(world) == ["Open"] * 4
