@@ -190,6 +190,7 @@ COVERED_BY = {
     "view/texts.py": "test_texts.py",
     "weights/duration.py": "weights/test_lease_state.py",
     "weights/groups_owner.py": "weights/test_lease_state.py",
+    "weights/instances.py": "weights/test_parts.py",
     "weights/lost_lease.py": "weights/test_lease_state.py",
     "weights/reset.py": "client/test_reset.py",
     "weights/rules.py": "client/test_lease.py",

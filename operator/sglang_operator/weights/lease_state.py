@@ -18,8 +18,10 @@ from typing import Any
 from sglang_operator.api import bounds, names, redaction, texts
 from sglang_operator.weights import duration as durations
 from sglang_operator.weights import groups_owner as owners
+from sglang_operator.weights import instances as runs
 from sglang_operator.weights import trail as trails
 from sglang_operator.weights.groups_owner import GroupsOwner as GroupsOwner
+from sglang_operator.weights.instances import MAX_INSTANCES as MAX_INSTANCES
 from sglang_operator.weights.times import seconds, stamp
 from sglang_operator.weights.trail import Trail
 
@@ -27,7 +29,6 @@ WEIGHTS = "weights"
 MEMORY_TAGS = (WEIGHTS, "kv_cache", "cuda_graph")  # SGLang /release_memory_occupation
 SLEEP_TAGS = (WEIGHTS, "kv_cache")  # that a trainer releases unless it says otherwise
 LEASE_SECONDS = durations.LEASE_SECONDS
-MAX_INSTANCES = 4096
 _MAX_WOKEN = MAX_INSTANCES * len(MEMORY_TAGS)
 
 
@@ -250,22 +251,22 @@ def read(lease: Mapping[str, Any]) -> Transaction:
     spec = lease.get("spec") or {}
     phase = _phase(notes.get(names.ANNOTATION_PHASE, ""))
     transaction = _label(notes, names.ANNOTATION_TRANSACTION)
-    instances = frozenset(_words(notes.get(names.ANNOTATION_INSTANCES, "")))
-    torn = _expanded(_words(notes.get(names.ANNOTATION_TORN, "")), instances)
+    instances = frozenset(runs.words(notes.get(names.ANNOTATION_INSTANCES, "")))
+    torn = runs.expanded(runs.words(notes.get(names.ANNOTATION_TORN, "")), instances)
     # It names its transaction: clients that do not know of it leave it standing in later ones.
     shared = bool(transaction) and _label(notes, names.ANNOTATION_SHARED) == transaction
-    wrote = frozenset(_words(notes.get(names.ANNOTATION_WROTE, ""))) if shared else frozenset()
+    wrote = frozenset(runs.words(notes.get(names.ANNOTATION_WROTE, ""))) if shared else frozenset()
     if shared and phase is Phase.COMMITTED:
         instances &= wrote  # whatever the commit says: the others got nothing
     if phase is Phase.COMMITTED:
         torn -= instances  # clients that do not know of it leave it standing
-    asleep = _words(notes.get(names.ANNOTATION_ASLEEP, ""))
+    asleep = runs.words(notes.get(names.ANNOTATION_ASLEEP, ""))
     counted, note = spec.get("leaseDurationSeconds"), notes.get(names.ANNOTATION_DURATION, "")
     duration, edited = durations.read(counted, note, _named(transaction))
-    woken = frozenset(_words(notes.get(names.ANNOTATION_WOKEN, ""), _MAX_WOKEN))
+    woken = frozenset(runs.words(notes.get(names.ANNOTATION_WOKEN, ""), _MAX_WOKEN))
     releases = bool(transaction) and _label(notes, names.ANNOTATION_RELEASES) == transaction
-    apart = _by(transaction, notes, names.ANNOTATION_APART, asleep)
-    closing = _by(transaction, notes, names.ANNOTATION_CLOSING, apart)
+    apart = runs.by(transaction, notes, names.ANNOTATION_APART, asleep)
+    closing = runs.by(transaction, notes, names.ANNOTATION_CLOSING, apart)
     return Transaction(
         phase=phase,
         id=transaction,
@@ -279,10 +280,10 @@ def read(lease: Mapping[str, Any]) -> Transaction:
         intact=notes.get(names.ANNOTATION_INTACT) == _TRUE,
         released=_tags(notes.get(names.ANNOTATION_RELEASED, "")),
         asleep=asleep,
-        recovering=frozenset(_words(notes.get(names.ANNOTATION_RECOVERING, ""))),
+        recovering=frozenset(runs.words(notes.get(names.ANNOTATION_RECOVERING, ""))),
         woken=woken,
         # Clients that do not know of it leave it standing.
-        unclear=frozenset(_words(notes.get(names.ANNOTATION_UNCLEAR, ""))) & frozenset(asleep),
+        unclear=frozenset(runs.words(notes.get(names.ANNOTATION_UNCLEAR, ""))) & frozenset(asleep),
         shared=shared,
         wrote=wrote,
         found_whole=shared and _label(notes, names.ANNOTATION_FOUND_WHOLE) == transaction,
@@ -324,8 +325,8 @@ def of_phase(
     return Transaction(
         phase=_phase(word),
         released=_tags(released),
-        asleep=_words(asleep),
-        woken=frozenset(_words(woken, _MAX_WOKEN)),
+        asleep=runs.words(asleep),
+        woken=frozenset(runs.words(woken, _MAX_WOKEN)),
         transitions=transitions,
         trail=trail or Trail(),
     )
@@ -378,7 +379,7 @@ _ANNOTATIONS: Mapping[str, Callable[[Transaction], str]] = {
     names.ANNOTATION_TARGET_VERSION: lambda t: t.target_version,
     names.ANNOTATION_VERSION: lambda t: t.version,
     names.ANNOTATION_INSTANCES: lambda t: ",".join(sorted(t.instances)),
-    names.ANNOTATION_TORN: lambda t: ",".join(_shortened(t.torn, t.instances)),
+    names.ANNOTATION_TORN: lambda t: ",".join(runs.shortened(t.torn, t.instances)),
     names.ANNOTATION_CHECKPOINT: lambda t: t.checkpoint,
     names.ANNOTATION_INTACT: lambda t: _TRUE if t.intact else "",
     names.ANNOTATION_RELEASED: lambda t: ",".join(t.released),
@@ -395,50 +396,14 @@ _ANNOTATIONS: Mapping[str, Callable[[Transaction], str]] = {
     ),
     names.ANNOTATION_AT_WORK: lambda t: t.id if t.at_work else "",
     names.ANNOTATION_RELEASES: lambda t: t.id if t.releases else "",
-    names.ANNOTATION_APART: lambda t: _told_by(t.id, t.apart, t.asleep),
-    names.ANNOTATION_CLOSING: lambda t: _told_by(t.id, t.closing, t.apart),
+    names.ANNOTATION_APART: lambda t: runs.told_by(t.id, t.apart, t.asleep),
+    names.ANNOTATION_CLOSING: lambda t: runs.told_by(t.id, t.closing, t.apart),
     names.ANNOTATION_BEGUN: lambda t: stamp(t.begun),
     names.ANNOTATION_COMMITTED: lambda t: stamp(t.committed),
     names.ANNOTATION_MESSAGE: lambda t: t.message,
     names.ANNOTATION_GROUPS: lambda t: owners.written(t.groups),
     names.ANNOTATION_TRAIL: lambda t: trails.written(t.trail),
 }
-
-
-_ALL, _BUT = "*", "-"
-
-
-def _shortened(torn: frozenset[str], instances: frozenset[str]) -> list[str]:
-    """The torn ones beside those that the last commit covered: most often they are the same.
-
-    All annotations of the Lease of a large pool would else be more than the API server takes.
-    """
-    kept = instances - torn
-    if len(kept) >= len(instances & torn):
-        return sorted(torn)
-    return [_ALL, *sorted(_BUT + each for each in kept), *sorted(torn - instances)]
-
-
-def _expanded(words: Iterable[str], instances: frozenset[str]) -> frozenset[str]:
-    named = frozenset(words)
-    if _ALL not in named:
-        return named
-    but = frozenset(each[len(_BUT) :] for each in named if each.startswith(_BUT))
-    own = frozenset(each for each in named if not each.startswith(_BUT)) - {_ALL}
-    return (instances - but) | own
-
-
-def _told_by(transaction: str, named: frozenset[str], of: Iterable[str]) -> str:
-    """Instances that only this transaction names: who does not know of them leaves them there."""
-    return f"{transaction}:{','.join(_shortened(named, frozenset(of)))}" if named else ""
-
-
-def _by(
-    transaction: str, notes: Mapping[str, str], annotation: str, of: Iterable[str]
-) -> frozenset[str]:
-    by, _, words = notes.get(annotation, "").rpartition(":")
-    named = _words(words) if transaction and by == transaction else ()
-    return _expanded(named, frozenset(of))
 
 
 def _named(transaction: str) -> str:
@@ -465,11 +430,7 @@ def _path(text: str) -> str:
 
 
 def _tags(text: str) -> tuple[str, ...]:
-    return tuple(map(bounds.label, _words(text)[: bounds.MAX_TAGS]))
-
-
-def _words(text: str, most: int = MAX_INSTANCES) -> tuple[str, ...]:
-    return tuple(word for word in text.split(",")[:most] if word)
+    return tuple(map(bounds.label, runs.words(text)[: bounds.MAX_TAGS]))
 
 
 def _count(value: object) -> int:
