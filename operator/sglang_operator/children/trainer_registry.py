@@ -103,10 +103,10 @@ def document(pool: Pool, weights: GatePlan) -> dict[str, Any]:
     ``weights.keepImages``: the ranks whose engines keep what a vision tower has made of images, as
     their pods were made so, by an earlier operator or by the user.
     ``weights.released``: the memory that engines may have released, but for what ``weights.woken``
-    names by instance and tag.  ``weights.asleep`` are the ranks whose engines sleep, or are about
-    to, and ``weights.behind`` those that are awake and lack what was committed last; of the others
-    ``state`` says whether they serve.  ``weights.parts``: this operator lets the others serve on,
-    which one of before does not.
+    names by instance and tag; of ``weights.unclear`` nobody knows.  ``weights.asleep`` are the
+    ranks whose engines sleep, or are about to, and ``weights.behind`` those that are awake and lack
+    what was committed last; of the others ``state`` says whether they serve.  ``weights.parts``:
+    this operator lets the others serve on, which one of before does not.
 
     Of a Lease that was emptied or put back it says what that said before, until the operator's own
     step stands there: the one that replaces it right then knows it by that.
@@ -280,7 +280,9 @@ def _released(current: Transaction, engines: Iterable[EngineStatus]) -> dict[str
     runs = [run for engine in engines if (run := engine.instance)]
     left = ((run, set(current.released) - current.may_sleep(run)) for run in runs)
     woken = [f"{run}/{tag}" for run, tags in left for tag in sorted(tags)]
-    return {"released": list(current.released), **({"woken": woken} if woken else {})}
+    unclear = [run for run in runs if run in current.unclear]
+    more = {"woken": woken, "unclear": unclear}
+    return {"released": list(current.released), **{key: few for key, few in more.items() if few}}
 
 
 def last_said(data: Mapping[str, str]) -> Transaction | None:
@@ -289,8 +291,9 @@ def last_said(data: Mapping[str, str]) -> Transaction | None:
         told = orjson.loads(data[ENGINES_KEY])
         every = (*told["engines"], *told.get("unlisted", ()))
         runs = [engine["instance"] for engine in every if engine["instance"]]
-        released, woken = (told["weights"].get(key) or [] for key in ("released", "woken"))
-        slept = {"released": released, "asleep": runs if released else [], "woken": woken}
+        keys = ("released", "woken", "unclear")
+        slept = {key: told["weights"].get(key) or [] for key in keys}
+        slept["asleep"] = runs if slept["released"] else []
         words = {key: ",".join(value) for key, value in slept.items()}
         count = told["weights"].get("count")
         # Whoever may edit ConfigMaps may have written it; a Lease counts no farther.

@@ -313,6 +313,7 @@ def of_phase(
     released: str = "",
     asleep: str = "",
     woken: str = "",
+    unclear: str = "",
     transitions: int = 0,
     trail: Trail | None = None,
 ) -> Transaction | None:
@@ -327,6 +328,7 @@ def of_phase(
         released=_tags(released),
         asleep=runs.words(asleep),
         woken=frozenset(runs.words(woken, _MAX_WOKEN)),
+        unclear=frozenset(runs.words(unclear)),
         transitions=transitions,
         trail=trail or Trail(),
     )

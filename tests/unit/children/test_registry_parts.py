@@ -60,3 +60,14 @@ def test_the_next_operator_knows_who_sleeps_apart_from_those_that_serve():
     said = trainer_registry.last_said(case.told(case.asleep)[1])
     assert said is not None
     assert [said.sleeps(run) for run in case.runs] == [set(), {*BOTH}, {*BOTH}, set()]
+
+
+def test_the_next_operator_knows_of_whom_nobody_knows_whether_they_have_their_memory():
+    """Should the Lease be put back, they would be told again to resume it, and end by that."""
+    case = Case()
+    lost = case.runs[1]
+    state = steps.woke(case.asleep, TRAINER, instances=(), tags=(), unclear=[lost])
+    said = trainer_registry.last_said(case.told(state)[1])
+    assert said is not None
+    assert said.unclear == {lost}
+    assert "unclear" not in case.told(case.asleep)[1]["engines.json"]
