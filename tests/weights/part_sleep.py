@@ -66,7 +66,7 @@ class Parts(Trainers):
         if sleeps and said.holder.startswith("trainer-") and not said.at_work and self.choose(3):
             self.namesake = said.holder  # it goes on with what it put to sleep
         more = (self._wake_part,) * 6 if sleeps else (self._sleep_part,) * 6
-        every = (*found, *more, self._sleep_part, self._sleep_part)
+        every = (*found, *more, self._sleep_part, self._sleep_part, self._sync_in_vain)
         if self.mixed and self.choose(2):
             return tuple(partial(self._as_before, program) for program in found)
         return every
@@ -171,6 +171,25 @@ class Parts(Trainers):
             yield
         self.slept_apart += apart
         self._note(lambda s: steps.rests(s, trainer))
+
+    def _sync_in_vain(self) -> Generator[None, None, None]:
+        """A sync that is withdrawn before anything was sent: no operator has told of it, say."""
+        trainer, before = self._trainer(), self.said
+        runs = [run_of(engine) for engine in self.engines]
+        self._step(
+            lambda s: steps.begin(
+                self._found(s, trainer),
+                trainer,
+                epoch=self.registry.epoch,
+                version=f"v{self.versions}",
+                engines=runs,
+                now=self.now,
+                seen=self._seen_since(),
+            )
+        )
+        yield from (None for _ in range(1 + self.choose(20)))
+        told: dict[str, Any] = {"message": "in vain", "now": self.now}
+        self._note(lambda s: steps.withdraw(s, trainer, before, **told))
 
     def _wake_part(self) -> Generator[None, None, None]:
         if self.said.phase not in (Phase.SLEEPING, Phase.AWAKE):

@@ -65,7 +65,7 @@ def withdraw(
     """The sync ends before anything was sent to an engine: what counted ``before`` counts on.
 
     What others have put on record meanwhile stays.  Aborted where more than whole weights stood
-    there: engines that sleep, a load, what somebody had begun, or that nobody knows what they hold;
+    there: a pool that sleeps, a load, what somebody had begun, or that nobody knows what they hold;
     or where other processes share the sync, which may have sent something.  Raises
     :class:`RefusedError`.
     """
@@ -74,7 +74,9 @@ def withdraw(
     first = before.phase is Phase.IDLE and not (before.version or before.target_version)
     # A sleep that came to nothing, and who has woken engines: their weights are as before it.
     awake = before.phase in (Phase.SLEEPING, Phase.AWAKE) and before.intact
-    amid = before.fence or before.recovering or before.released or (before.holder and not awake)
+    part = before.serving and not (before.releases or before.at_work)  # the others serve on
+    slept = not part and (before.released or (before.holder and not awake))
+    amid = before.fence or before.recovering or slept
     if state.shared or amid or not (first or awake or before.phase is Phase.COMMITTED):
         return abort(state, trainer, message=message)
     return dataclasses.replace(
@@ -82,7 +84,7 @@ def withdraw(
         # A Lease that says nothing any more would be taken for one that was emptied.
         phase=Phase.AWAKE if first else before.phase,
         id=before.id or state.id,
-        holder="",
+        holder=before.holder if part else "",
         duration=before.duration,
         epoch=before.epoch,
         torn=before.torn,

@@ -12,6 +12,7 @@ from sglang_operator.client import (
     NotReady,
     Pool,
     Unsupported,
+    confirming,
 )
 from sglang_operator.client.registry import IN_SERVICE
 from sglang_operator.weights.lease_state import Phase
@@ -93,6 +94,19 @@ def test_a_sync_wakes_who_sleeps_writes_to_all_and_covers_all(world, pool):
     assert gates(world) == ["Open"] * 4
     assert asleep(world) == [AWAKE] * 4
     assert not world.state.apart
+
+
+def test_a_sync_that_gets_no_further_than_its_lease_leaves_all_as_it_was(world, pool, monkeypatch):
+    monkeypatch.setattr(confirming, "CONFIRM_SECONDS", 0.3)
+    sleep(pool, FIRST, KEPT)
+    world.operates = False
+    with pytest.raises(NotReady), pool.sync("step-2"):
+        pass
+    world.operates = True
+    world.call(world._operate)
+    assert world.state.phase is Phase.SLEEPING
+    assert gates(world) == ["Closed", "Open", "Open", "Open"]
+    assert pool.wake(devices=FIRST).phase is Phase.COMMITTED
 
 
 def test_two_parts_sleep_and_wake_one_after_the_other(world, pool):

@@ -213,6 +213,30 @@ def test_an_abort_by_force_closes_all_and_remembers_who_sleeps():
     assert (over.sleeps(A), over.sleeps(B)) == (of(*BOTH), of())
 
 
+def test_a_sync_that_sent_nothing_leaves_the_part_asleep_and_the_others_in_service():
+    said = asleep(A)
+    begun = steps.begin(said, LATER, epoch="e", version="v2", engines=[A, B, C], **AT)
+    over = stored(steps.withdraw(begun, LATER, said, message="nobody told of it", now=NOW))
+    assert over == dataclasses.replace(said, transitions=over.transitions, trail=over.trail)
+    assert [over.of(run).phase for run in (A, B)] == [Phase.SLEEPING, Phase.COMMITTED]
+    assert resumed(steps.take_on(over, MINE, **AT), A).phase is Phase.COMMITTED
+
+
+def test_a_shared_sync_that_sent_nothing_ends_the_sleep_of_the_part():
+    """Another process of the job may have sent something."""
+    said = asleep(A)
+    begun = steps.begin(said, LATER, epoch="e", version="v2", shared=True, **AT)
+    over = steps.withdraw(begun, LATER, said, message="x", now=NOW)
+    assert (over.phase, over.apart, over.asleep) == (Phase.ABORTED, frozenset(), (A,))
+
+
+def test_a_sync_over_a_part_that_was_about_to_sleep_ends_that_sleep():
+    said = sleeping(A)
+    begun = steps.begin(said, LATER, epoch="e", version="v2", now=NOW + 60, seen=NOW)
+    over = steps.withdraw(begun, LATER, said, message="x", now=NOW)
+    assert (over.phase, over.apart) == (Phase.ABORTED, frozenset())
+
+
 def test_what_names_a_part_counts_in_its_own_transaction_alone():
     """A client of an earlier release leaves it standing, and puts all to sleep."""
     notes = lease_state.written({}, sleeping(A))["metadata"]["annotations"]
