@@ -22,11 +22,12 @@ from sglang_operator.observed import facts
 from sglang_operator.observed.engines import EngineStatus
 from sglang_operator.observed.model import EngineReport
 from sglang_operator.pool.resolve import EngineFacts, Pool
-from sglang_operator.weights.lease_state import Phase
+from sglang_operator.weights.lease_state import Phase, Transaction
 
 WEIGHTS_SECONDS = 3.0
 # Seconds between two looks at an engine's work: a quarter of the time after which it hangs.
 LOAD_SECONDS = (5.0, 30.0)
+_NOTHING_BEGUN = Transaction()
 # The engines are a trainer's, and their work stands still because it says so.
 QUIET_PHASES = (Phase.SYNCING, Phase.SLEEPING, Phase.AWAKE)
 
@@ -57,7 +58,7 @@ def url(address: str, port: int) -> str:
 def questions(
     pool: Pool,
     engines: Sequence[EngineStatus],
-    phase: Phase = Phase.IDLE,
+    current: Transaction = _NOTHING_BEGUN,
     loading: Collection[str] = (),
     revisions: Mapping[str, EngineFacts] = MappingProxyType({}),
     reports: Mapping[str, EngineReport] = MappingProxyType({}),
@@ -77,7 +78,7 @@ def questions(
             pool,
             engine,
             facts.of(pool, engine.leader, engine.instance, revisions, reports),
-            phase,
+            current.of(engine.instance).phase,
             loading,
         )
     )

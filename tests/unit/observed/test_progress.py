@@ -11,7 +11,7 @@ from sglang_operator.observed.model import EngineReport, Stuck
 from sglang_operator.observed.progress import Load, Progress, advance
 from sglang_operator.plan.plan import Plan
 from sglang_operator.status.failures import seen
-from sglang_operator.weights.lease_state import Phase
+from sglang_operator.weights.lease_state import Phase, Transaction
 from tests.builders import NOW, a_pod, a_pool, all_pods, planned, removed
 
 BUSY = Load(busy=True, mark=4100)
@@ -105,9 +105,21 @@ def test_without_the_field_nothing_hangs():
 def test_engines_whose_trainer_syncs_or_sleeps_are_not_even_asked(phase):
     pool = a_pool(restart={"hangSeconds": 600})
     engines = planned(pool, all_pods(pool, container_id="containerd://1")).engines
-    loads = [q for q in questions(pool, engines, phase) if q.topic is Topic.LOAD]
+    loads = [q for q in questions(pool, engines, Transaction(phase=phase)) if q.topic is Topic.LOAD]
     assert len(loads) == (0 if phase in QUIET_PHASES else 12)
     assert all(question.every == 30 for question in loads)
+
+
+def test_engines_that_serve_while_a_part_sleeps_are_asked_on():
+    pool = a_pool(device_mapping="list(range(0,4))", restart={"hangSeconds": 60})
+    pods = [a_pod(pool, engine, container_id=f"c{engine.rank}") for engine in pool.running]
+    first, second = (pod.instance or "" for pod in pods)
+    part = frozenset({first})
+    asleep = Transaction(
+        phase=Phase.SLEEPING, version="v", intact=True, asleep=(first,), apart=part
+    )
+    asked = questions(pool, planned(pool, pods).engines, asleep)
+    assert [q.instance for q in asked if q.topic is Topic.LOAD] == [second]
 
 
 def test_an_engine_that_loads_its_checkpoint_for_the_operator_is_not_asked_for_its_work():
@@ -115,6 +127,6 @@ def test_an_engine_that_loads_its_checkpoint_for_the_operator_is_not_asked_for_i
     pods = [a_pod(pool, engine, container_id=f"c{engine.rank}") for engine in pool.running]
     engines = planned(pool, pods).engines
     first, second = (pod.instance or "" for pod in pods)
-    asked = questions(pool, engines, Phase.COMMITTED, {first})
+    asked = questions(pool, engines, Transaction(phase=Phase.COMMITTED), {first})
     assert {question.instance for question in asked} == {first, second}
     assert [q.instance for q in asked if q.topic is Topic.LOAD] == [second]
