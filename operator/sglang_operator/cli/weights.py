@@ -178,6 +178,8 @@ class Wake:
         if state.released:
             count = operator_texts.engines(len(state.asleep))
             return [f"still released: {' and '.join(state.released)}, of {count}"]
+        if state.serving:
+            return ["others that were about to sleep stay closed: wake them too"]
         if state.initial:
             return ["awake: the engines go on with the weights that they were started with"]
         return ["awake: nobody vouches for the weights; the gates stay closed until a sync commits"]

@@ -283,3 +283,19 @@ def test_one_of_two_parts_wakes_and_the_other_is_told_to_sleep_on(world, weights
 @pytest.mark.parametrize("ids", ["", "x", "0-", "-1", "7-0", "0-99999", "0;1"])
 def test_what_names_no_gpu_is_an_error_of_the_command_line(weights, ids):
     assert "expected GPU ids, e.g. 0-7,12" in weights("sleep", "--devices", ids, code=2)
+
+
+def test_those_that_a_sleep_has_closed_and_not_put_to_sleep_are_told_when_others_wake(
+    world, weights
+):
+    weights("begin", "step-1")
+    weights("commit")
+    for engine in world.engines:
+        engine.refuse["/pause_generation"] = 500, "no"
+    weights("sleep", "--devices", "0-3", code=2)
+    for engine in world.engines:
+        engine.refuse.clear()
+    told = "others that were about to sleep stay closed: wake them too\n"
+    assert weights("wake", "--devices", "0-1") == told
+    assert [engine.gate for engine in world.engines] == ["Open", "Closed"]
+    assert "the gates of step-1 open again" in weights("wake")
