@@ -71,10 +71,15 @@ async def follow(
     pool: "AsyncPool", follower: "Follower", rank: int, *, sleeps: bool, seconds: float
 ) -> None:
     """The others' part, of the engine that has their rank by now.  Raises NotReady."""
-    engine = next(e for e in (await pool.fresh()).engines if e.rank == rank)
+    engines = (await pool.fresh()).engines
+    engine = next((each for each in engines if each.rank == rank), None)
+    if engine is None:
+        return  # it has no memory either way
 
     def done(state: Transaction) -> bool:
         slept = bool(state.sleeps(engine.instance))
-        return at_rest(state) and slept if sleeps else not (slept or state.at_work)
+        if not sleeps:
+            return not (slept or state.at_work)
+        return at_rest(state) and (slept or not engine.holds)
 
     await follower.until(done, seconds)

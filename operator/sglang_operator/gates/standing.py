@@ -23,7 +23,8 @@ def behind(engines: Iterable[EngineStatus], current: Transaction) -> Sequence[En
     They came up after the commit, or gave their weights up: they load its checkpoint, or wait for
     the next sync, which brings them to all.
     """
-    found = ((engine, current.of(engine.instance)) for engine in engines if engine.instance)
+    up = (engine for engine in engines if engine.up and engine.instance)
+    found = ((engine, current.of(engine.instance)) for engine in up)
     return [
         engine
         for engine, told in found

@@ -109,6 +109,17 @@ def test_an_engine_that_restarted_in_the_rollout_sleeps_with_its_part(roll, reac
     trained(story, reach, roll=roll)
 
 
+@pytest.mark.parametrize("rank", [0, 1])
+def test_one_of_the_part_that_has_no_process_keeps_no_worker_waiting(roll, reach, rank):
+    async def story(world, cluster):
+        world.engines[rank].state, world.engines[rank].instance = "Pending", ""
+        await asyncio.to_thread(world.call, world.publish)
+        await asyncio.wait_for(cluster.all("offload_part", [0, 1]), 20)
+        assert [bool(e.released) for e in world.engines[:2]] == [rank == 1, rank == 0]
+
+    trained(story, reach, roll=roll)
+
+
 def test_nothing_sleeps_where_no_role_shares_gpus_with_the_engines(roll, reach):
     async def story(world, cluster):
         for each in cluster.strategies:
