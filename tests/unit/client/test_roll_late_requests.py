@@ -21,11 +21,11 @@ def _quick(monkeypatch):
     monkeypatch.setattr(pausing, "IDLE_SECONDS", 0.5)
 
 
-def story(roll, reach, act, *, sessions=False):
+def story(roll, reach, act, *, sessions=False, colocated=False):
     async def train(world):
         for engine in world.engines:
             engine.sessions = sessions
-        async with Cluster(roll, 3) as cluster:
+        async with Cluster(roll, 3, colocated=colocated) as cluster:
             await cluster.setup()
             await act(world, cluster, world.engines[1])
 
@@ -126,3 +126,38 @@ def test_what_lets_the_engine_run_arrives_before_another_attempt_pauses_it(roll,
         assert served(world, "step-2") == [0, 1, 2]
 
     story(roll, reach, act)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_beside_a_part_that_sleeps_it_is_ended_at_an_engine_that_serves(roll, reach, rank):
+    async def act(world, cluster, _):
+        await cluster.model_update("a")
+        await cluster.all("offload_part", [2])
+        engine, sleeper = world.engines[rank], world.engines[2]
+        since, before = comes_late(engine), len(sleeper.asked)
+        await cluster.model_update("b")
+        assert served(world, "step-2") == [0, 1, 2]
+        asked, other = engine.paths()[since:], sleeper.paths()[before:]
+        assert asked.index(RUN) < asked.index(WRITE)
+        assert other.index(RUN) > other.index(WRITE), "it has no weights to run from"
+
+    story(roll, reach, act, colocated=True)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_an_engine_that_gave_its_weights_up_in_a_part_is_not_let_run(roll, reach, rank):
+    """It is awake, and behind the commit that covers the others."""
+
+    async def act(world, cluster, _):
+        await cluster.model_update("a")
+        await cluster.all("offload_part", [rank])
+        await cluster.all("load_part", [rank])
+        assert world.state.phase is Phase.COMMITTED
+        engine = world.engines[rank]
+        since = comes_late(engine)
+        found = await ended(each.broadcast_parameter(*bucket("b")) for each in cluster.strategies)
+        assert isinstance(found[rank], EngineError)
+        assert "Restart the engine" in str(found[rank])
+        assert RUN not in engine.paths()[since:]
+
+    story(roll, reach, act, colocated=True)

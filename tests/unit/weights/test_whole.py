@@ -9,6 +9,7 @@ from sglang_operator.api import names
 from sglang_operator.weights import lease_state, lost_lease, steps, whole
 from sglang_operator.weights.lease_state import Transaction
 from sglang_operator.weights.steps import Trainer
+from tests.unit.weights import test_parts as apart
 from tests.unit.weights.test_lease_state import (
     LATER,
     MINE,
@@ -56,6 +57,39 @@ def test_the_processes_of_a_shared_sync_read_what_held_whole_weights_as_it_began
     assert [each for each in (A, B, C) if whole.still_whole(each, begun)] == held
     alone = syncing(before, LATER, now=NOW + 99)
     assert not any(whole.still_whole(each, alone) for each in (A, B, C))
+
+
+ALL = (apart.A, apart.B, apart.C)
+
+
+def kept(*runs: str, state: Transaction | None = None) -> Transaction:
+    return apart.asleep(*runs, tags=["kv_cache"], state=state)
+
+
+@pytest.mark.parametrize(
+    ("before", "held"),
+    [
+        (apart.sleeping(apart.A), [*ALL]),  # nobody is named yet: nothing is released
+        (apart.asleep(apart.A), [apart.B, apart.C]),
+        (apart.asleep(apart.B, state=apart.asleep(apart.A)), [apart.C]),
+        (apart.asleep(apart.C, state=apart.asleep(apart.A, apart.B)), []),
+        (kept(apart.A), [*ALL]),
+        (kept(apart.B, state=apart.asleep(apart.A)), [apart.B, apart.C]),
+        (apart.asleep(apart.A, state=kept(apart.A, apart.B)), [apart.B, apart.C]),
+        (kept(apart.A, state=Transaction()), [*ALL]),
+        (apart.resumed(apart.asleep(apart.A), apart.A), [apart.B, apart.C]),
+        (apart.resumed(apart.asleep(apart.A, apart.B), apart.A), [apart.C]),
+        (apart.resumed(kept(apart.A), apart.A), [*ALL]),
+        (steps.aborted(apart.asleep(apart.A), "no"), []),
+    ],
+)
+def test_of_a_pool_of_which_a_part_sleeps_who_serves_is_whole_and_who_gave_weights_up_is_not(
+    before, held
+):
+    """As the trainer itself sees it, and as the processes of its shared sync read it."""
+    assert whole.whole(ALL, before) == held
+    begun = shared_over(before, ALL)
+    assert [each for each in ALL if whole.still_whole(each, begun)] == held
 
 
 @pytest.mark.parametrize(
