@@ -23,7 +23,7 @@ class RollMemory:
         self._pool = pool
         self._follower = follower
         self.loaded = True  # that of the worker's own engine
-        self._part_sleeps = False  # of other ranks, too
+        self._part_sleeps = False  # or may: some ranks, whether it is the worker's own or not
 
     @property
     def _leads(self) -> bool:
@@ -32,7 +32,7 @@ class RollMemory:
     def is_loaded(self, loaded: bool) -> None:
         """All engines have their memory, or none has."""
         self.loaded = loaded
-        self._part_sleeps = self._part_sleeps and not loaded
+        self._part_sleeps = False
 
     async def load(self) -> None:
         """Wake the pool, if it sleeps.  Raises as ``AsyncPool.wake``."""
@@ -50,13 +50,13 @@ class RollMemory:
 
         Raises NotReady, and as ``AsyncPool.sleep``.
         """
-        if not (self.loaded and await self._offloads()):
+        if not ((self.loaded or self._part_sleeps) and await self._offloads()):
             return
         if self._leads:
             tags = roll_config.sleep_tags(self._worker)
             await roll_parts.again(lambda: self._pool.sleep(tags, loading=READY_SECONDS))
         else:  # whichever engines there are by now
-            await self._follower.until(roll_parts.at_rest, READY_SECONDS)
+            await self._follower.until(roll_parts.all_at_rest, READY_SECONDS)
         self.is_loaded(False)
 
     async def _offloads(self) -> bool:
@@ -85,6 +85,7 @@ class RollMemory:
     async def load_part(self, ranks: Sequence[int]) -> None:
         """Wake the engines of these ranks.  Raises NotReady, and as ``AsyncPool.wake``."""
         mine = int(self._worker.rank) in ranks
+        self._part_sleeps = True
         if self._leads:
             await roll_parts.wake(self._pool, ranks)
         elif mine:

@@ -25,8 +25,13 @@ log = logging.getLogger(__name__)
 
 
 def at_rest(state: Transaction) -> bool:
-    """Whether the pool sleeps, and nothing is on its way to an engine any more."""
+    """Whether the pool sleeps, or a part, and nothing is on its way to an engine any more."""
     return state.phase is Phase.SLEEPING and not state.at_work
+
+
+def all_at_rest(state: Transaction) -> bool:
+    """The same, and no engine serves on."""
+    return at_rest(state) and not state.serving
 
 
 async def again(step: Callable[[], Awaitable[None]]) -> None:

@@ -98,6 +98,33 @@ def test_a_step_without_an_update_wakes_the_part_where_roll_loads_all(roll, reac
     trained(story, reach, roll=roll, actor_train=SimpleNamespace(model_update_frequency=2))
 
 
+@pytest.mark.parametrize("ranks", [[0], [1]])
+def test_the_others_sleep_too_where_roll_offloads_all(roll, reach, ranks):
+    """Also where worker 0's own engine sleeps; the others' workers wait until it is done."""
+
+    async def story(world, cluster):
+        await cluster.all("offload_part", ranks)
+        await cluster.all("offload_states")
+        assert all(engine.released for engine in world.engines)
+        assert not any(each.is_model_in_gpu for each in cluster.strategies)
+        await cluster.all("load_states")
+        assert not any(engine.released for engine in world.engines)
+        assert all(each.is_model_in_gpu for each in cluster.strategies)
+
+    trained(story, reach, roll=roll)
+
+
+def test_the_rest_wakes_where_roll_loads_all_after_a_part(roll, reach):
+    async def story(world, cluster):
+        await cluster.all("offload_states")
+        await cluster.all("load_part", [0, 1])
+        assert [bool(engine.released) for engine in world.engines] == [False, False, True, True]
+        await asyncio.wait_for(cluster.all("load_states"), 20)
+        assert not any(engine.released for engine in world.engines)
+
+    trained(story, reach, roll=roll)
+
+
 def test_an_engine_that_restarted_in_the_rollout_sleeps_with_its_part(roll, reach, monkeypatch):
     monkeypatch.setattr(following, "FOLLOW_SECONDS", 1.0)
 
