@@ -1,19 +1,22 @@
 """What the explorer on containers goes by: which answers are right, and how fast its clock goes."""
 
+import asyncio
 import time
 from pathlib import Path
 
 import pytest
 
 from sglang_operator import testing
+from sglang_operator.client import AsyncPool
 from sglang_operator.testing.engine import weights
 from tests.mutants.planted import planted
+from tests.unit.client.fake_pool import NAMESPACE, POOL, FakePool
 from tests.weights_real import planted as defects
 from tests.weights_real.clients import Checker
 from tests.weights_real.ends import NEVER, WOKEN_AWAKE, Ends
 from tests.weights_real.pace import Pace
 from tests.weights_real.steps import BARE, MAX_RATIO, OURS, Steps
-from tests.weights_real.trainer import TENSORS, checkpoint_of
+from tests.weights_real.trainer import PROGRAMS, TENSORS, Order, checkpoint_of
 
 
 def answer(*stamps):
@@ -128,3 +131,23 @@ def test_what_no_trainer_may_do_to_an_engine_is_found_by_what_it_dies_of(words):
     ends.note(ended("crashed", "RuntimeError: CUDA error: an illegal memory access"))
     kinds, wrong = ends.take()
     assert (kinds, wrong) == ({"engine ended": 2}, [NEVER[words].format(pod="pod")])
+
+
+@pytest.mark.parametrize(("program", "left"), [("sleep", [0, 2]), ("nap", [])])
+def test_a_trainer_puts_the_part_of_its_order_to_sleep_and_wakes_it(program, left):
+    order = Order(program=program, holder="trainer-a", devices=(0, 1, 4, 5), tags=("kv_cache",))
+
+    async def trains(world):
+        async with AsyncPool(POOL, NAMESPACE, identity=world.identity) as pool:
+            await pool.update_from_disk("/c/1", "step-1")
+            assert [engine.gate for engine in world.engines] == ["Open"] * 3
+            for step in PROGRAMS[program]:
+                await step(pool, order)
+
+    with FakePool(3) as world:
+        world.memory_saver = True
+        world.publish()
+        asyncio.run(trains(world))
+        slept = [rank for rank, engine in enumerate(world.engines) if engine.released]
+        closed = [rank for rank, engine in enumerate(world.engines) if engine.gate != "Open"]
+        assert (slept, closed) == (left, left)

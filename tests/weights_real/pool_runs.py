@@ -36,7 +36,10 @@ from tests.weights_real.trainer import Order
 POOL = "actor-infer"
 MAPPINGS = ("[0, 1, 2]", "[2, 0, 1]", "[0, 1, 3]", "[4, 1, 2]", "[0, 1, 2, 3]")
 REPLICAS = (None, 2, 3)
-PROGRAMS = ("sync", "sync", "sync", "torn", "sleep", "wake", "nap", "cycle", "sleep and sync")
+# GPU ids of whom a trainer puts to sleep and wakes, the others serving on; none: all do.
+PARTS: tuple[tuple[int, ...], ...] = ((), (), (0,), (2,), (0, 1), (1, 3))
+SLEEPS = ("sleep", "wake", "nap", "cycle", "sleep and sync")
+PROGRAMS = ("sync", "sync", "sync", "torn", *SLEEPS)
 WHILE_TRAINING = ("trainer dies", "trainer dies", "trainer stands still", "second trainer")
 AT_ANY_TIME = (
     *("engine killed", "engine crashes", "engine killed"),
@@ -249,6 +252,7 @@ class PoolRuns:
             buckets=chance.choice((2, 3, 5)),
             torn_at=torn,
             tags=chance.choice((("weights", "kv_cache"), ("kv_cache",))),
+            devices=chance.choice(PARTS),
             holds=frozenset(holds),
             wait=chance.choice((0.0, 6.0)),
             ready=chance.random() < 0.7 or variant.aimed is not None,
@@ -258,7 +262,8 @@ class PoolRuns:
             bucket_seconds=variant.bucket_seconds,
             checkpoint=chance.random() < CHECKPOINTS,
         )
-        self._result.steps.append(program)
+        part = f" of {order.devices}" if order.devices and program in SLEEPS else ""
+        self._result.steps.append(program + part)
         await self._train(order, holds)
 
     def _version(self) -> str:

@@ -46,6 +46,7 @@ class Order:
     buckets: int = 3
     torn_at: int | None = None  # the bucket before which it fails
     tags: tuple[str, ...] = ("weights", "kv_cache")
+    devices: tuple[int, ...] = ()  # of the part that sleeps or wakes; none: of all
     holds: frozenset[int | str] = frozenset()  # points, by number or by name
     wait: float = 0.0  # for another trainer
     lease: float = LEASE_SECONDS  # after which it counts as gone
@@ -176,11 +177,12 @@ def _bucket(order: Order, index: int) -> dict[str, Any]:
 
 
 async def _sleep(pool: AsyncPool, order: Order) -> None:
-    await pool.sleep(order.tags, settle=SETTLE_SECONDS, timeout=20)
+    part = order.devices or None
+    await pool.sleep(order.tags, devices=part, settle=SETTLE_SECONDS, timeout=20)
 
 
 async def _wake(pool: AsyncPool, order: Order) -> None:
-    await pool.wake()
+    await pool.wake(devices=order.devices or None)
 
 
 async def _strange(pool: AsyncPool, order: Order) -> None:
