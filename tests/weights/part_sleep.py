@@ -14,7 +14,7 @@ from sglang_operator.gates.decide import GateChange
 from sglang_operator.weights import lease_state, parts, steps
 from sglang_operator.weights.lease_state import Phase, Transaction
 from tests.weights.ground import GARBAGE, Engine, run_of
-from tests.weights.trainers import WRITES, Trainers
+from tests.weights.trainers import ALL_WHOLE, WRITES, Trainers
 
 OPENS = "opens the gates of who sleeps in a part"
 CLOSES = "closes every gate where a part sleeps"
@@ -24,7 +24,7 @@ FORGETS = "keeps on record who has ended asleep"
 
 # Each has to be found, like those of ``model``.
 CONTROLS = tuple(
-    (defect, "Committed") for defect in (OPENS, CLOSES, VOUCHES, BY_ID, WRITES, FORGETS)
+    (defect, "Committed") for defect in (OPENS, CLOSES, VOUCHES, BY_ID, WRITES, FORGETS, ALL_WHOLE)
 )
 _KNOWN = (names.ANNOTATION_APART, names.ANNOTATION_CLOSING)
 

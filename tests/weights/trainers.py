@@ -35,6 +35,7 @@ UNVOUCHED = "commits for workers that do not vouch"
 ANY_RUNS = "lets engines run for a moment whatever they hold"
 LOST = "vouches for an engine whose bucket was lost before it was under way"
 WRITES = "begins a sync beside a part that sleeps on"
+ALL_WHOLE = "lets who gave its weights up in a part run for a moment, as the others are whole"
 OWN_JOB = "begins anything in the job whose shared sync was aborted"
 
 
@@ -351,7 +352,7 @@ class Trainers(Ground):
         """Whether who pauses it lets it run for a moment, to be rid of what waits for a grammar."""
         if self.said.sleeps(instance):
             return False  # nothing of it is looked at
-        if self.defect == ANY_RUNS:
+        if self.defect == ANY_RUNS or (self.defect == ALL_WHOLE and before.intact):
             return True
         if workers is None or instance in workers[:1]:  # its leader has seen what was before
             return bool(whole.whole([instance], before))
