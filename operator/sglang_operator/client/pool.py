@@ -237,6 +237,8 @@ class AsyncPool:
     ) -> AsyncSync:
         """A sync to ``version``, to be used as a context manager; see :class:`SyncOptions`.
 
+        It wakes whoever sleeps before the first byte, and writes to all: also to a part that sleeps
+        while others serve, whose GPUs the trainer has to have left by then.
         ``epoch``: of a plan that was made before; StaleEpoch if the engines changed since.  Raises
         InvalidArgument.
         """

@@ -16,6 +16,7 @@ NOW = 1_800_000_000.0
 A, B, C, D = "aaaaaaaa", "bbbbbbbb", "cccccccc", "dddddddd"
 MINE = Trainer(holder="trainer-0", transaction="t1")
 LATER = Trainer(holder="trainer-0", transaction="t3")
+OPERATOR = Trainer(holder="operator-0", transaction="")
 BOTH = ("weights", "kv_cache")
 AT: dict[str, Any] = {"now": NOW, "seen": NOW}
 
@@ -188,6 +189,23 @@ def test_where_nobody_serves_the_others_keep_their_memory_behind_their_gates():
     assert (said.phase, said.apart, said.asleep) == (Phase.SLEEPING, frozenset(), (A,))
     assert said.of(B) is said
     assert resumed(said, A).phase is Phase.AWAKE
+
+
+def test_no_part_sleeps_amid_a_load_of_the_checkpoint_and_nothing_is_loaded_while_one_sleeps():
+    """Also not once the trainer is gone: the part is to be woken first, by anybody."""
+    loads: dict[str, Any] = {"operator": OPERATOR, "instances": [D]}
+    with pytest.raises(RefusedError) as refused:
+        sleeping(A, state=steps.recover(committed(), **loads, **AT))
+    assert refused.value.reason is Refusal.RECOVERING
+    later = NOW + MINE.duration + 1
+    for now, why in ((NOW, Refusal.HELD), (later, Refusal.WRONG_PHASE)):
+        with pytest.raises(RefusedError) as refused:
+            steps.recover(asleep(A), **loads, now=now, seen=NOW)
+        assert refused.value.reason is why
+    woken = resumed(asleep(A), A)
+    both = steps.recover(woken, OPERATOR, instances=[A, D], now=later, seen=NOW)
+    done = steps.recovered(both, OPERATOR, loaded=[A, D], now=later)
+    assert (done.instances, done.torn) == (of(A, B, C, D), frozenset())
 
 
 def test_a_sleep_of_nobody_is_refused():
