@@ -264,6 +264,8 @@ def read(lease: Mapping[str, Any]) -> Transaction:
     counted, note = spec.get("leaseDurationSeconds"), notes.get(names.ANNOTATION_DURATION, "")
     duration, edited = durations.read(counted, note, _named(transaction))
     woken = frozenset(runs.words(notes.get(names.ANNOTATION_WOKEN, ""), _MAX_WOKEN))
+    # Clients that do not know of it leave it standing.
+    unclear = frozenset(runs.words(notes.get(names.ANNOTATION_UNCLEAR, ""))) & frozenset(asleep)
     releases = bool(transaction) and _label(notes, names.ANNOTATION_RELEASES) == transaction
     apart = runs.by(transaction, notes, names.ANNOTATION_APART, asleep)
     closing = runs.by(transaction, notes, names.ANNOTATION_CLOSING, apart)
@@ -282,8 +284,7 @@ def read(lease: Mapping[str, Any]) -> Transaction:
         asleep=asleep,
         recovering=frozenset(runs.words(notes.get(names.ANNOTATION_RECOVERING, ""))),
         woken=woken,
-        # Clients that do not know of it leave it standing.
-        unclear=frozenset(runs.words(notes.get(names.ANNOTATION_UNCLEAR, ""))) & frozenset(asleep),
+        unclear=unclear,
         shared=shared,
         wrote=wrote,
         found_whole=shared and _label(notes, names.ANNOTATION_FOUND_WHOLE) == transaction,
@@ -302,7 +303,8 @@ def read(lease: Mapping[str, Any]) -> Transaction:
         transitions=_count(spec.get("leaseTransitions")),
         groups=owners.read(notes.get(names.ANNOTATION_GROUPS, "")),
         trail=trails.read(
-            notes.get(names.ANNOTATION_TRAIL, ""), trails.turn(transaction, asleep, woken)
+            notes.get(names.ANNOTATION_TRAIL, ""),
+            trails.turn(transaction, asleep, woken, unclear),
         ),
     )
 
@@ -338,7 +340,8 @@ def written(lease: Mapping[str, Any], state: Transaction) -> dict[str, Any]:
     """The Lease as it is to be put: this state, and everything else as it was read."""
     if replace(state, renewed=0.0) != replace(read(lease), renewed=0.0):
         says = state != Transaction()  # else it is as if it had just been made
-        turn = trails.turn(state.id, state.asleep, state.woken)
+        unclear = state.unclear & {*state.asleep}
+        turn = trails.turn(state.id, state.asleep, state.woken, unclear)
         state = replace(state, trail=state.trail.stepped(turn) if says else Trail())
     metadata = dict(lease.get("metadata") or {})
     kept = {k: v for k, v in (metadata.get("annotations") or {}).items() if k not in _ANNOTATIONS}

@@ -4,8 +4,8 @@
 the id of the one before it.  By these alone somebody who withdraws, or sleeps, by a Lease that was
 put back looks like whoever was at it before.  So every write that changes what the Lease says has a
 number, renewals aside, and the Lease names its last transactions with the number at which each was
-begun or given the Lease back, named who sleeps, and woke the first of them.  Who has seen it knows
-by that whether it went on from there.
+begun or given the Lease back, named who sleeps, woke the first of them, and lost an answer of one.
+Who has seen it knows by that whether it went on from there.
 
 Standard library only.
 """
@@ -58,11 +58,20 @@ class Trail:
         return Trail(steps=self.turns[-1][0], turns=self.turns[-1:]) if self.turns else Trail()
 
 
-def turn(transaction: str, asleep: Collection[str], woken: Collection[str]) -> str:
-    """Whose the Lease is, and how far its sleepers are."""
+def turn(
+    transaction: str,
+    asleep: Collection[str],
+    woken: Collection[str],
+    unclear: Collection[str] = (),
+) -> str:
+    """Whose the Lease is, and how far its sleepers are: of which of them nobody knows, too.
+
+    A registry that counts as new as the Lease has their names, each of them.
+    """
     if not asleep:
         return transaction
-    return f"{transaction}/woken" if woken else f"{transaction}/asleep"
+    found = f"{transaction}/woken" if woken else f"{transaction}/asleep"
+    return f"{found}/{','.join(sorted(unclear))}" if unclear else found
 
 
 def written(trail: Trail) -> str:

@@ -329,6 +329,26 @@ def test_a_sleep_that_is_put_back_to_before_one_was_woken_does_not_have_it_resum
     assert not plan.abort.state.sleeps(run)
 
 
+@pytest.mark.parametrize("told", [False, True], ids=["remembered", "told by the registry"])
+@pytest.mark.parametrize("earlier", [set(), {max(RUNS)}], ids=["the first", "another"])
+def test_a_sleep_that_is_put_back_to_before_an_answer_was_lost_does_not_have_it_resumed(
+    told, earlier
+):
+    """Nobody knows whether it has been; the next sync would tell it again."""
+    lease, me, run = Written(), trainer("nap"), min(RUNS)
+    lease.sync("a")
+    lease.take(steps.sleep(lease.state, me, tags=["weights"], now=NOW + 99, seen=0))
+    lease.take(steps.slept(lease.state, me, instances=RUNS, now=NOW + 99))
+    nothing: dict[str, Any] = {"instances": (), "tags": ()}
+    slept = lease.take(steps.woke(lease.state, me, **nothing, unclear=earlier))
+    lost = lease.take(steps.woke(slept, me, **nothing, unclear={run}))
+    assert lease.decided(lost, told=told).abort is None
+    lease.put_back(slept)
+    plan = lease.decided(lost, told=told)
+    assert plan.abort is not None
+    assert plan.abort.state.unclear == {run, *earlier}
+
+
 def test_what_was_made_anew_is_not_put_back_to_what_was_lost():
     lease = Written()
     whole = lease.sync("a")
