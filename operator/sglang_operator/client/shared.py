@@ -11,10 +11,11 @@ import time
 from typing import TYPE_CHECKING
 
 from sglang_operator.client import texts
-from sglang_operator.client.errors import ClusterError, NotReady, StaleEpoch
+from sglang_operator.client.errors import ClusterError, Expired, NotReady, StaleEpoch
 from sglang_operator.client.ledger import Asked
 from sglang_operator.client.registry import Engine, Registry, changes
 from sglang_operator.client.sync import AsyncSync
+from sglang_operator.weights import steps
 from sglang_operator.weights.lease_state import Transaction
 
 if TYPE_CHECKING:
@@ -89,11 +90,7 @@ class SharedSync(AsyncSync):
         while (missing := self._missing(state)) and time.monotonic() < deadline:
             state = await self._newer(state, wait, deadline - time.monotonic())
             wait = min(wait * 2, most)
-        if missing:
-            which = ", ".join(f"engine {e.rank} ({e.engine}, {e.url})" for e in missing[:8])
-            raise NotReady(
-                texts.NOBODY_VOUCHES.format(count=len(missing), which=which, seconds=VOUCH_SECONDS)
-            )
+        _require(missing)
 
     async def _unobjected(self, state: Transaction | None) -> Transaction | None:
         """The first state without the objection that stands in this one; else that with it."""
@@ -104,7 +101,7 @@ class SharedSync(AsyncSync):
 
     def _unopposed(self, state: Transaction) -> None:
         self._asked.vouch()
-        self._missing(state)
+        _require(self._missing(state))
 
     async def _newer(
         self, known: Transaction | None, seconds: float, most: float
@@ -124,13 +121,34 @@ class SharedSync(AsyncSync):
             return None  # renewal tells when that lasts too long
 
     def _missing(self, state: Transaction | None) -> list[Engine]:
-        """The others' engines that nobody vouches for yet.  Raises NotReady if anybody objects."""
+        """The others' engines that nobody vouches for yet.
+
+        Raises NotReady if anybody objects.  Raises Expired if the sync is over: it may have ended
+        before everybody vouched, and from here on engines are let run and named.
+        """
         others = [engine for engine in self.engines if engine.engine != self._own.engine]
         if state is None:
             return others
-        assert self._hold is not None
-        if state.id != self._hold.trainer.transaction or not state.shared:
-            return []  # it is over, which the next renewal tells
+        self._goes_on(state)
         if state.message:
             raise NotReady(texts.OBJECTION.format(why=state.message))
         return [engine for engine in others if engine.instance not in state.wrote]
+
+    def _goes_on(self, state: Transaction) -> None:
+        """Raises Expired unless the Lease says this very sync."""
+        assert self._hold is not None
+        try:
+            steps.joins(state, self._hold.trainer, now=state.renewed)
+        except steps.RefusedError as refused:
+            raise Expired(str(refused)) from refused
+        if not state.shared:  # it was edited: nobody would have to vouch
+            raise Expired(texts.OVER)
+
+
+def _require(missing: list[Engine]) -> None:
+    """Raises NotReady for engines that nobody vouches for."""
+    if missing:
+        which = ", ".join(f"engine {e.rank} ({e.engine}, {e.url})" for e in missing[:8])
+        raise NotReady(
+            texts.NOBODY_VOUCHES.format(count=len(missing), which=which, seconds=VOUCH_SECONDS)
+        )
