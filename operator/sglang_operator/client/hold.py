@@ -35,6 +35,7 @@ class LeaseHold:
         self._lease = lease
         self._lost = lost
         self._renewed = steady()
+        self.over: Expired | None = None  # once the Lease has said so
         self._uid: str | None = None  # of the Lease that was taken; None: not known yet
         self._pool = ""  # the UID of its pool
         self._shared = False  # whether other processes write in it too
@@ -52,9 +53,10 @@ class LeaseHold:
     def alive(self) -> bool:
         """Whether this trainer may write to the engines at this moment: the fence.
 
-        By the steady clock: a process that was stopped and goes on finds its fence down.
+        By the steady clock: a process that was stopped and goes on finds its fence down.  It is
+        down, too, from when the Lease has said that the transaction is over.
         """
-        return steady() < self._renewed + self.margin
+        return self.over is None and steady() < self._renewed + self.margin
 
     def left(self) -> float:
         """Seconds until the fence comes down."""
@@ -95,9 +97,11 @@ class LeaseHold:
         try:
             return self._took(await self._lease.step(own, patience=patience))
         except NotReady as error:
+            self.over = Expired(texts.LEASE_DELETED, deleted=True)
             await self._note_again()
-            raise Expired(texts.LEASE_DELETED, deleted=True) from error
+            raise self.over from error
         except Expired as error:
+            self.over = error
             if error.deleted:
                 await self._note_again()
             raise

@@ -385,6 +385,8 @@ class AsyncSync(Updates):
             raise reason
         if self._over or self._hold is None:
             raise Expired(texts.OVER)
+        if self._hold.over is not None:
+            raise self._hold.over
         if not self._hold.alive():
             seconds, detail = self._hold.margin, "this process stood still"
             raise Expired(texts.NOT_RENEWED.format(seconds=seconds, detail=detail))

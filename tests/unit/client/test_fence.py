@@ -8,8 +8,9 @@ import time
 import pytest
 
 from sglang_operator import sending
-from sglang_operator.client import AsyncPool, Expired
+from sglang_operator.client import AsyncPool, Expired, resetting
 from sglang_operator.client.lease import counted, recorded
+from sglang_operator.weights import steps
 from sglang_operator.weights.lease_state import LEASE_SECONDS
 from tests.unit.client.fake_pool import NAMESPACE, POOL, FakePool
 
@@ -165,17 +166,17 @@ def test_a_machine_that_was_suspended_finds_its_fence_down(world, monkeypatch):
     assert told(world, "/update_weights_from_disk") == []
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        "/pause_generation",
-        "/abort_request",
-        "/flush_cache",
-        "/release_memory_occupation",
-        "/resume_memory_occupation",
-        "/continue_generation",
-    ],
+SLEEP_PATHS = (
+    "/pause_generation",
+    "/abort_request",
+    "/flush_cache",
+    "/release_memory_occupation",
+    "/resume_memory_occupation",
+    "/continue_generation",
 )
+
+
+@pytest.mark.parametrize("path", SLEEP_PATHS)
 def test_what_sleep_and_wake_send_does_not_leave_once_their_fence_is_down(world, path):
     async def train():
         async with AsyncPool(POOL, NAMESPACE, identity=world.identity, holder="t") as pool:
@@ -194,3 +195,56 @@ def test_what_sleep_and_wake_send_does_not_leave_once_their_fence_is_down(world,
 
     asyncio.run(train())
     assert told(world, path) == []
+
+
+async def ended_by_force(world, hold):
+    """Somebody ends it, and the next renewal finds that."""
+    over = steps.ended(world.state, "admin", message="stuck", now=time.time())
+    await asyncio.to_thread(world.write_lease, over)
+    with pytest.raises(Expired, match="held by admin"):
+        await hold.renew()
+
+
+@pytest.mark.parametrize("path", SLEEP_PATHS)
+def test_nothing_of_a_sleep_or_a_wake_leaves_once_the_lease_has_said_that_it_is_over(world, path):
+    """However long it was to count on its last renewal."""
+
+    async def train():
+        async with AsyncPool(POOL, NAMESPACE, identity=world.identity, holder="t") as pool:
+            await pool.update_from_disk("/c/1", "step-1")
+            for engine in world.engines:
+                engine.asked.clear()
+            once = asyncio.Lock()
+
+            async def end():
+                async with once:
+                    if world.state.holder == "t":
+                        await ended_by_force(world, pool.sleeper._hold)
+
+            before(pool, path, end)
+            with pytest.raises(Expired):
+                await pool.sleep(["kv_cache"], settle=0)
+                await pool.wake()
+
+    asyncio.run(train())
+    assert told(world, path) == []
+
+
+def test_nothing_of_a_reset_leaves_once_the_lease_has_said_that_it_is_over():
+    async def train(world):
+        async with AsyncPool(POOL, NAMESPACE, identity=world.identity, holder="t") as pool:
+            once, real = asyncio.Lock(), resetting._Reset._clear
+
+            async def clear(self, engine):
+                async with once:
+                    if world.state.holder == "t":
+                        await ended_by_force(world, self._hold)
+                return await real(self, engine)
+
+            with pytest.MonkeyPatch.context() as patch, pytest.raises(Expired):
+                patch.setattr(resetting._Reset, "_clear", clear)
+                await pool.reset()
+
+    with FakePool(version="0.5.23") as made:
+        asyncio.run(train(made))
+        assert told(made, "/destroy_weights_update_group") == []
