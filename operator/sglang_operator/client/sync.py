@@ -285,13 +285,15 @@ class AsyncSync(Updates):
     async def detach(self) -> None:
         """Leave the sync as it is, to be ended by ``attach`` before its duration is over.
 
-        Updates that failed, or do not end, abort it as in ``finish``.
+        Updates that failed, or do not end, abort it as in ``finish``.  Raises Expired if somebody
+        has ended it: there is nothing to attach to.
         """
         try:
             await self._guarded(self._writes.settled())
             await self._guarded(self._pool.calls.delivered())
             await self.end_weight_update()  # the process that goes on knows nothing of it
             assert self._hold is not None
+            await self._guarded(self._hold.renew())  # what is owed passes with its transaction
             await self._guarded(self._hold.rest(patience=PATIENCE))
         except BaseException as error:
             await self.abort(told(error))

@@ -236,6 +236,20 @@ def test_who_stood_still_as_it_attached_does_not_end_a_sync_that_was_begun_since
     assert (world.state.phase, world.state.target_version) == (Phase.SYNCING, "step-2")
 
 
+def test_a_sync_that_somebody_ended_cannot_be_left_to_another_process(world):
+    async def train():
+        async with AsyncPool(POOL, NAMESPACE, identity=world.identity, holder="t") as pool:
+            sync = pool.sync("step-1", interrupts=False)
+            await sync.begin()
+            over = steps.ended(world.state, "admin", message="stuck", now=time.time())
+            await asyncio.to_thread(world.write_lease, over)
+            with pytest.raises(Expired, match="held by admin"):
+                await sync.detach()
+
+    asyncio.run(train())
+    assert world.state.phase is Phase.ABORTED
+
+
 def test_of_two_that_attach_to_one_sync_the_earlier_is_expired_before_it_continues_engines(
     world, monkeypatch
 ):
