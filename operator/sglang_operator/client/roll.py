@@ -30,6 +30,7 @@ from roll.distributed.strategy.strategy import InferenceStrategy  # type: ignore
 
 from sglang_operator.client import colocated, groups, job, roll_config, texts
 from sglang_operator.client.calls import Json
+from sglang_operator.client.entered import entered
 from sglang_operator.client.errors import (
     EngineError,
     NotReady,
@@ -186,6 +187,7 @@ class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
         """Where the engine is."""
         return self.engine.url
 
+    @entered
     async def setup_collective_group(
         self,
         master_address: str,
@@ -212,6 +214,7 @@ class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
         }
         await self._groups.join(engine, payload)
 
+    @entered
     async def broadcast_parameter(
         self,
         names: Sequence[str],
@@ -243,6 +246,7 @@ class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
             await self._write(path, what, bucket, attempt)
         await self._follower.made_good(attempt)
 
+    @entered
     async def update_parameter_in_bucket(
         self, serialized_named_tensors: Sequence[str], is_lora: bool = False
     ) -> None:
@@ -250,6 +254,7 @@ class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
         with self._follower.attempt.update("/update_weights_from_tensor", object(), (self.engine,)):
             raise Unsupported(colocated.handed_over(self.worker))
 
+    @entered
     async def process_weights_after_loading(self, *_: Any, **__: Any) -> None:
         """Every bucket has arrived everywhere: the engines go on, and the commit opens gates.
 

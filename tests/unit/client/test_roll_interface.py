@@ -30,7 +30,8 @@ def test_a_method_takes_what_that_of_rolls_own_strategy_takes(roll, name):
     wanted = [each for each in OWN[name]["parameters"] if not each.startswith("*")]
     inherited = name not in vars(roll.OperatorPoolStrategy)
     assert inherited or named[: len(wanted)] == wanted
-    assert inherited or inspect.iscoroutinefunction(method) == OWN[name]["async"]
+    awaited = inspect.iscoroutinefunction(inspect.unwrap(method))
+    assert inherited or awaited == OWN[name]["async"]
 
 
 def test_what_other_processes_take_of_rolls_module_is_there_with_its_parameters(roll):

@@ -178,6 +178,63 @@ def test_a_bucket_that_was_cancelled_while_worker_0_began_for_another_is_in_the_
 
 
 @pytest.mark.parametrize("who", [0, 1])
+def test_a_bucket_that_was_cancelled_before_its_first_step_is_in_the_way(roll, reach, who):
+    async def act(world, cluster, _, __):
+        await cluster.all("broadcast_parameter", *bucket("c"))
+        tasks = [
+            asyncio.create_task(each.broadcast_parameter(*bucket("a")))
+            for each in cluster.strategies
+        ]
+        tasks[who].cancel()
+        found = await ended(tasks)
+        assert isinstance(found[who], asyncio.CancelledError)
+        await in_the_way(world, cluster, "was cancelled")
+
+    story(roll, reach, act)
+
+
+@pytest.mark.parametrize("who", [0, 1])
+def test_the_end_of_an_update_that_was_cancelled_before_its_first_step_ends_it(roll, reach, who):
+    async def act(world, cluster, _, __):
+        await cluster.all("broadcast_parameter", *bucket("a"))
+        tasks = [
+            asyncio.create_task(each.process_weights_after_loading()) for each in cluster.strategies
+        ]
+        tasks[who].cancel()
+        found = await ended(tasks)
+        assert isinstance(found[who], asyncio.CancelledError)
+        assert isinstance(found[0], (asyncio.CancelledError, NotReady))
+        assert world.state.phase is Phase.ABORTED
+        for each in cluster.strategies:
+            await each.pool.fresh()
+        await cluster.model_update("a")
+        assert served(world, "step-1") == [0, 1, 2]
+
+    story(roll, reach, act)
+
+
+def test_an_engine_whose_joining_was_cancelled_before_its_first_step_gets_no_bucket(roll, reach):
+    """SGLang ends over the bucket of a group that it is not in."""
+
+    async def train(world):
+        async with Cluster(roll, 3) as cluster:
+            await cluster.setup(only=[0, 2])
+            await lost(
+                asyncio.create_task(
+                    cluster.strategies[1].setup_collective_group("10.0.0.1", 29500, 3, 7, "g")
+                )
+            )
+            found = await ended(
+                each.broadcast_parameter(*bucket("a")) for each in cluster.strategies
+            )
+            assert isinstance(found[1], StaleEpoch)
+            assert WRITE not in world.engines[1].paths()
+
+    with FakePool() as world:
+        asyncio.run(train(reach(world)))
+
+
+@pytest.mark.parametrize("who", [0, 1])
 def test_a_bucket_that_failed_before_its_worker_asked_to_join_is_in_the_way(roll, reach, who):
     async def act(world, cluster, _, __):
         worker = cluster.strategies[who]
