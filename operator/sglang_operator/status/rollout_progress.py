@@ -3,13 +3,15 @@
 As a Deployment does it: a revision is on its way until all engines that are to run it were up at
 once, and gets on whenever one more of them is up than ever before.  One that is resumed has the
 whole time again.  While it waits for the trainer's turn to end no time passes, and what had passed
-before counts on after it: a trainer's next turn comes sooner than any deadline.  What
-happens to engines once all were up is no rollout's any more.
+before counts on after it: a trainer's next turn comes sooner than any deadline.  What happens to
+engines once all were up is no rollout's any more, nor is a pool that grows then, as who scales a
+Deployment rolls nothing out.  But a lower partition is a rollout again: it lets the revision into
+engines that were held back from it.
 
-The status is the memory: the revision, how many of its engines were up, and the stamp of the last
-time.  Between two passes of one operator that time is kept by the clock that nobody sets; one that
-begins believes the stamp, and only this once.  In a trainer's turn there is no stamp: it does not
-know what had passed, and gives the whole time.
+The status is the memory: the revision, the partition down to which it went, how many of its
+engines were up, and the stamp of the last time.  Between two passes of one operator that time is
+kept by the clock that nobody sets; one that begins believes the stamp, and only this once.  In a
+trainer's turn there is no stamp: it does not know what had passed, and gives the whole time.
 """
 
 from collections.abc import Mapping
@@ -37,6 +39,7 @@ class Progress:
     since: Moment | None = None  # when it last got on; None: no time passes
     spent: float = 0.0  # seconds that had passed when time ceased to pass, until it does again
     complete: bool = False
+    partition: int = 0  # the rank from which on it was let in
     of: int = 0  # engines that are to run it
     overdue: bool = False  # it took longer than the spec allows
 
@@ -45,6 +48,8 @@ class Progress:
         told: dict[str, Any] = {"revision": self.revision, "up": self.up}
         if self.complete:
             told["complete"] = True
+        if self.partition:
+            told["partition"] = self.partition
         if self.since is not None:
             told["progressed"] = failures.rfc3339(self.since.wall)
         return told
@@ -61,14 +66,18 @@ def advance(
     limit = rollout.progress_deadline_seconds
     if limit is None or pool.spec.suspend:
         return None
-    revision = pool.base_revision
-    before = _before(revision, stored, known, at)
-    coming = [e for e in plan.engines if e.current or e.rank >= rollout.partition]
+    revision, partition = pool.base_revision, rollout.partition
+    before = _before(revision, partition, stored, known, at)
+    coming = [e for e in plan.engines if e.current or e.rank >= partition]
     up = sum(engine.current and engine.up for engine in coming)
-    now = Progress(revision=revision, up=max(up, before.up), of=len(coming))
-    replaces = any(engine.outdated for engine in coming)
+    if before.complete and not _covers(before, partition):
+        # Counted anew: of those that were up some may have gone with a smaller pool.
+        before = Progress(revision=revision, up=up)
+    now = Progress(revision=revision, up=max(up, before.up), partition=partition, of=len(coming))
+    replaces = any(engine.outdated for engine in coming)  # ranks may shift: over the partition too
     if up == len(coming) or (before.complete and not replaces):
-        return replace(now, complete=True)
+        reached = before.partition if before.complete else partition
+        return replace(now, complete=True, partition=reached)
     if rollout.paused:
         return now
     spent = 0.0 if up > before.up else _spent(before, at)
@@ -108,22 +117,36 @@ def message(pool: Pool, progress: Progress, reason: str, told: str) -> str:
     )
 
 
+def _covers(progress: Progress, partition: int) -> bool:
+    """Whether it completed with all engines from this rank on, if with any."""
+    return progress.complete and progress.up > 0 and progress.partition <= partition
+
+
 def _before(
-    revision: str, stored: Mapping[str, Any], known: Progress | None, at: Moment
+    revision: str,
+    partition: int,
+    stored: Mapping[str, Any],
+    known: Progress | None,
+    at: Moment,
 ) -> Progress:
-    """What was known before: by the status, if that is ahead, as another operator's may be."""
+    """What was known before: by the status, if that is ahead, as another operator's may be.
+
+    One that was told of another partition is of an earlier rollout of this revision, and behind.
+    """
+
+    def order(progress: Progress) -> tuple[bool, bool, int]:
+        same = progress.partition == partition
+        return _covers(progress, partition), same, progress.up
+
     found = _read(stored, at)
     if known is not None and known.revision == revision:
-        ahead = found.revision == revision and (found.complete, found.up) > (
-            known.complete,
-            known.up,
-        )
-        return found if ahead else known
+        return found if found.revision == revision and order(found) > order(known) else known
     return found if found.revision == revision else Progress(revision=revision)
 
 
 def _read(stored: Mapping[str, Any], at: Moment) -> Progress:
-    stamp, up = stored.get("progressed"), stored.get("up")
+    stamp = stored.get("progressed")
+    up, partition = (stored.get(name) for name in ("up", "partition"))
     since = None
     if wall := times.seconds(stamp):
         since = Moment(wall=wall, steady=at.steady - max(0.0, at.wall - wall))
@@ -132,4 +155,5 @@ def _read(stored: Mapping[str, Any], at: Moment) -> Progress:
         up=up if isinstance(up, int) else 0,
         since=since,
         complete=stored.get("complete") is True,
+        partition=partition if isinstance(partition, int) else 0,
     )

@@ -103,6 +103,122 @@ def test_a_lower_partition_begins_it_anew():
     assert watch.see(pods, later(2 * LIMIT)).overdue
 
 
+@pytest.mark.parametrize("available", [1, "100%"])
+def test_a_revision_that_was_held_back_from_all_has_a_deadline_once_it_is_let_in(available):
+    watch = Watch(four(partition=4, maxUnavailable=available))
+    old = all_pods(watch.pool, revision=OLD)
+    assert watch.see(old, BEGIN).complete
+    let_in = four(maxUnavailable=available)
+    assert not watch.see(old, later(100), pool=let_in).complete
+    # With all of them let go at once, no old one is left that could be seen.
+    starting = [a_pod(let_in, e, 1, containers_ready=False) for e in let_in.engines]
+    assert not watch.see(starting, later(99 + LIMIT)).overdue
+    assert watch.see(starting, later(100 + LIMIT)).overdue
+
+
+@pytest.mark.parametrize("begins_anew", [False, True])
+def test_each_step_of_a_partition_has_a_deadline(begins_anew):
+    watch = Watch(four(partition=3))
+    pods = all_pods(watch.pool, revision=OLD, ready=True)
+    pods[3] = a_pod(watch.pool, watch.pool.engines[3], 1, ready=True)
+    assert watch.see(pods, BEGIN).complete
+    if begins_anew:
+        watch = Watch(watch.pool, watch.status)
+    assert not watch.see(pods, later(100), pool=four(partition=2)).complete
+    pods[2] = a_pod(watch.pool, watch.pool.engines[2], 1, containers_ready=False)
+    assert not watch.see(pods, later(99 + LIMIT)).overdue
+    assert watch.see(pods, later(100 + LIMIT)).overdue
+    pods[2] = a_pod(watch.pool, watch.pool.engines[2], 1)
+    assert watch.see(pods, later(200 + LIMIT)).complete
+
+
+def test_a_step_in_the_middle_of_the_one_before_gives_no_more_time():
+    watch = Watch(four(partition=3))
+    pods = all_pods(watch.pool, revision=OLD)
+    pods[3] = a_pod(watch.pool, watch.pool.engines[3], 1, containers_ready=False)
+    watch.see(pods, BEGIN)
+    watch.see(pods, later(LIMIT - 1), pool=four(partition=2))
+    assert watch.see(pods, later(LIMIT)).overdue
+
+
+def test_a_status_of_before_a_step_takes_nothing_back():
+    watch = Watch(four(partition=4, maxUnavailable="100%"))
+    old = all_pods(watch.pool, revision=OLD)
+    watch.see(old, BEGIN)
+    stale = watch.status
+    starting = [a_pod(watch.pool, e, 1, containers_ready=False) for e in watch.pool.engines]
+    watch.see(old, later(100), pool=four(maxUnavailable="100%"))
+    for second in range(200, 100 + LIMIT, 100):
+        watch.status = stale
+        assert not watch.see(starting, later(second)).complete
+    assert watch.see(starting, later(100 + LIMIT)).overdue
+
+
+def test_a_step_while_paused_has_the_whole_time_once_it_is_resumed():
+    watch = Watch(four(partition=4))
+    old = all_pods(watch.pool, revision=OLD)
+    watch.see(old, BEGIN)
+    assert not watch.see(old, later(100), pool=four(paused=True, maxUnavailable="100%")).complete
+    assert not watch.see(old, later(5 * LIMIT), pool=four(maxUnavailable="100%")).overdue
+    starting = [a_pod(watch.pool, e, 1, containers_ready=False) for e in watch.pool.engines]
+    assert not watch.see(starting, later(6 * LIMIT - 1)).overdue
+    assert watch.see(starting, later(6 * LIMIT)).overdue
+
+
+def test_a_partition_that_goes_up_and_down_again_over_engines_that_were_up_is_no_rollout():
+    watch = Watch(four())
+    watch.see(all_pods(watch.pool), BEGIN)
+    watch.see(all_pods(watch.pool), later(10), pool=four(partition=3))
+    failing = [a_failed_start(watch.pool, watch.pool.engines[0]), *all_pods(watch.pool)[1:]]
+    assert watch.see(failing, later(20), pool=four()).complete
+    assert not watch.see(failing, later(9 * LIMIT)).overdue
+
+
+def test_engines_of_a_pool_that_was_larger_count_anew_with_a_lower_partition():
+    def pool(count, **rollout):
+        rollout = {"progressDeadlineSeconds": LIMIT, **rollout}
+        mapping = f"list(range(0,{2 * count}))"
+        return a_pool(device_mapping=mapping, rollout=rollout, weights={"gate": "Off"})
+
+    watch = Watch(pool(8, partition=3))
+    pods = [*all_pods(watch.pool, revision=OLD)[:3], *all_pods(watch.pool)[3:]]
+    assert watch.see(pods, BEGIN).up == 5
+    four_left = pods[:4]
+    watch.see(four_left, later(10), pool=pool(4, partition=3))
+    assert watch.see(four_left, later(20), pool=pool(4)).up == 1
+    # Each of them gives the next one the whole time.
+    for rank, second in ((2, 500), (1, 1000)):
+        four_left[rank] = a_pod(watch.pool, watch.pool.engines[rank], 1)
+        assert not watch.see(four_left, later(second)).overdue
+    assert not watch.see(four_left, later(999 + LIMIT)).overdue
+    assert watch.see(four_left, later(1000 + LIMIT)).overdue
+
+
+def test_a_pool_that_grows_after_a_rollout_rolls_nothing_out():
+    watch = Watch(four())
+    watch.see(all_pods(watch.pool), BEGIN)
+    larger = a_pool(
+        device_mapping="list(range(0,12))",
+        rollout={"progressDeadlineSeconds": LIMIT},
+        weights={"gate": "Off"},
+    )
+    assert watch.see(all_pods(larger)[:4], later(10), pool=larger).complete
+    assert not watch.see(all_pods(larger)[:4], later(9 * LIMIT)).overdue
+
+
+def test_a_held_back_revision_whose_first_engines_come_by_growth_has_a_deadline():
+    watch = Watch(four(partition=4))
+    old = all_pods(watch.pool, revision=OLD)
+    assert watch.see(old, BEGIN).complete
+    larger = a_pool(
+        device_mapping="list(range(0,12))",
+        rollout={"progressDeadlineSeconds": LIMIT, "partition": 4},
+        weights={"gate": "Off"},
+    )
+    assert not watch.see(old, later(10), pool=larger).complete
+    assert watch.see(old, later(10 + LIMIT)).overdue
+
+
 def test_another_revision_has_the_whole_time():
     watch = Watch(pool := four())
     watch.see(with_up(pool, 2), BEGIN)
@@ -230,7 +346,7 @@ def test_what_another_operator_told_meanwhile_counts():
 
 
 @pytest.mark.parametrize("odd", [None, "", 7, [], {}, "never", True])
-@pytest.mark.parametrize("field", ["revision", "up", "progressed", "complete"])
+@pytest.mark.parametrize("field", ["revision", "up", "progressed", "complete", "partition"])
 def test_a_status_of_anybody_else_does_no_harm(field, odd):
     pool = four()
     whole = rollout_progress.Progress(revision=pool.base_revision, up=1, since=BEGIN).written()
