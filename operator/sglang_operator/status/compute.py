@@ -38,6 +38,7 @@ from sglang_operator.weights.lease_state import Phase, Transaction
 MAX_WARNINGS = 32
 MAX_MESSAGE = 2048
 MAX_HISTORY = 10
+_COMMIT = ("version", "committed")  # an entry of the history is known by these
 # What a refused spec says nothing about stays as it was.
 KEPT = ("revision", "resolved", "reported", "memory", "placement", "weights", "tuning")
 
@@ -245,7 +246,11 @@ def _weights(weights: GatePlan, previous: Mapping[str, Any]) -> dict[str, Any]:
 def _history(
     current: Transaction, previous: Sequence[Mapping[str, Any]]
 ) -> list[Mapping[str, Any]]:
-    """The last commits, the latest first."""
+    """The last commits, the latest first.
+
+    A commit is known by its time: resets, and those who take the weights on or wake engines, leave
+    it committed under another identity.
+    """
     if current.phase is not Phase.COMMITTED or not current.committed:
         return list(previous)
     entry = {
@@ -255,7 +260,7 @@ def _history(
         "committed": failures.rfc3339(current.committed),
         "transaction": current.id,
     }
-    if previous and previous[0].get("transaction") == current.id:
+    if any(all(told.get(key) == entry[key] for key in _COMMIT) for told in previous):
         return list(previous)
     return [entry, *previous][:MAX_HISTORY]
 

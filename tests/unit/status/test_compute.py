@@ -10,6 +10,7 @@ from sglang_operator.observed.model import Gate, Observed, ObservedNode, Termina
 from sglang_operator.plan.plan import plan
 from sglang_operator.status import compute as status
 from sglang_operator.status.compute import Trouble
+from sglang_operator.weights import lease_state, reset, steps
 from tests import gitops
 from tests.builders import (
     NOW,
@@ -227,6 +228,56 @@ def test_memory_that_is_about_to_be_released_is_not_said_to_be_released_yet(inta
     words = "weights memory is about to be released" if intact else "or written over"
     assert words in synced["message"]
     assert "is released" not in synced["message"]
+
+
+def test_the_history_of_the_weights_has_each_commit_once_and_nothing_else():
+    pool = a_pool()
+    status_now: dict[str, Any] = {}
+    pods = all_pods(pool)
+    told = weighed(pool, pods)
+
+    def see(state):
+        nonlocal status_now
+        status_now = status.compute(
+            pool,
+            plan(pool, Observed(pods=tuple(pods)), NOW),
+            replace(told, transaction=state, said=state),
+            ignored=(),
+            troubles=(),
+            previous=status_now,
+            now=NOW,
+        )
+        return state
+
+    def by(transaction):
+        return steps.Trainer(holder="trainer", transaction=transaction)
+
+    def sync(state, name, version, at):
+        begun = steps.begin(
+            state, by(name), epoch="e", version=version, now=at, seen=at, engines=["a"]
+        )
+        return see(steps.commit(see(begun), by(name), instances=["a"], now=at + 2))
+
+    def history():
+        entries = status_now["weights"]["history"]
+        return [(entry["version"], entry["transaction"]) for entry in entries]
+
+    state = sync(lease_state.Transaction(), "sync-1", "step-1", NOW)
+    # Each of these leaves step-1 committed, under an identity of its own.
+    for number in range(3):
+        reset_by = by(f"reset-{number}")
+        state = see(reset.begin(state, reset_by, epoch="e", now=NOW + 10, seen=NOW + 10))
+        state = see(reset.end(state, reset_by))
+    state = steps.sleep(state, by("nap"), tags=["kv_cache"], now=NOW + 20, seen=NOW + 20)
+    state = steps.rests(steps.slept(state, by("nap"), instances=["a"], now=NOW + 20), by("nap"))
+    state = steps.take_on(see(state), by("wake"), now=NOW + 30, seen=NOW + 30)
+    state = steps.woke(state, by("wake"), instances=["a"], tags=["kv_cache"])
+    state = see(steps.wake(state, by("wake"), now=NOW + 30))
+    assert state.phase is lease_state.Phase.COMMITTED
+    assert history() == [("step-1", "sync-1")]
+    # The same weights, written again, are another commit.
+    sync(state, "sync-2", "step-1", NOW + 40)
+    assert history() == [("step-1", "sync-2"), ("step-1", "sync-1")]
 
 
 def asleep_with_its_weights(pool, pods):
