@@ -156,7 +156,11 @@ _FORM = Pattern(
 
 
 def is_secret(name: str) -> bool:
-    """Whether a variable of this name is likely to hold a secret, however it is spelled."""
+    """Whether a variable of this name is likely to hold a secret, however it is spelled.
+
+    Of an annotation's key it is what stands behind the domain that counts.
+    """
+    name = name.rpartition("/")[2]
     return _SECRET_NAME.search(_HUMP.sub("_", _BLANKS.sub("_", name.strip()))) is not None
 
 

@@ -5,12 +5,13 @@ is stored counts only if it has the hash that is in its name.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from sglang_operator.api import errors, names, redaction
 from sglang_operator.cli import texts
 from sglang_operator.cli.cluster.kubectl import Cluster, ClusterError, Why
+from sglang_operator.cli.redaction import is_secret_argument
 from sglang_operator.cli.rollout_history import Known, Stored, left_out, present
 from sglang_operator.pool import undoing
 from sglang_operator.pool.resolve import Owner, Pool, Refused
@@ -55,7 +56,7 @@ def undo(
     if changed:
         yield texts.UNDO_CHANGES.format(**named)
     for change in changed:
-        was, now = (_shown(change.name, value) for value in (change.was, change.now))
+        was, now = (_shown(change.names, value) for value in (change.was, change.now))
         yield texts.UNDO_CHANGE.format(field=change.field, was=was, now=now)
     yield from _gate(pool, back.pool)
     made = back.pool.base_revision
@@ -93,11 +94,15 @@ def _gate(pool: PoolView, back: Pool) -> Iterator[str]:
         yield texts.UNDO_GATE.format(was=pool.resolved.gate.value, now=back.gate.value)
 
 
-def _shown(name: str, value: Any) -> str:
+def _shown(called: Iterable[str], value: Any) -> str:
     """A value as it is told; of a secret, that it is one."""
     if value is None:
         return texts.UNDO_NOT_SET
-    return redaction.HIDDEN if errors.is_secret(name) else redaction.in_words(errors.shown(value))
+    hidden = any(
+        is_secret_argument(name) if name.startswith("-") else errors.is_secret(name)
+        for name in called
+    )
+    return redaction.HIDDEN if hidden else redaction.in_words(errors.shown(value))
 
 
 def _target(pool: PoolView, known: list[Stored], number: int | None) -> Stored:

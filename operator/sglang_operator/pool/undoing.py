@@ -74,27 +74,69 @@ def _with(tree: Mapping[str, Any], path: Path, value: Any) -> dict[str, Any]:
 class Change:
     """One value that differs; None where there is none."""
 
-    field: str  # as messages name fields: podTemplate.spec.containers[0].image
+    # As messages name fields, items that have names by these: podTemplate.spec.volumes[a].hostPath
+    field: str
     was: Any
     now: Any
-    name: str  # what the value is called: its key, or the ``name`` that stands beside it
+    # What the values are called: their key, the ``name`` beside them, the flag before them.  Where
+    # items changed places these may be two, and one of them that of the other value.
+    names: frozenset[str]
 
 
-def changes(was: Any, now: Any, field: str = "", name: str = "") -> Iterator[Change]:
-    """Where two specs differ, value by value."""
+def changes(
+    was: Any, now: Any, field: str = "", names: frozenset[str] = frozenset()
+) -> Iterator[Change]:
+    """Where two specs differ, value by value.
+
+    Items of a list that all have a name of their own are held against those of the same name.
+    """
     if was == now:
         return
     if isinstance(was, Mapping | None) and isinstance(now, Mapping | None) and (was or now):
         was, now = was or {}, now or {}
-        beside = now.get("name", was.get("name"))
         for key in {**was, **now}:
-            called = beside if key == "value" and isinstance(beside, str) else str(key)
             path = f"{field}.{key}" if field else str(key)
+            called = _names_of(key, was, now)
             yield from changes(was.get(key), now.get(key), path, called)
     elif isinstance(was, list | None) and isinstance(now, list | None) and (was or now):
-        was, now = was or [], now or []
-        for at in range(max(len(was), len(now))):
-            old, new = (each[at] if at < len(each) else None for each in (was, now))
-            yield from changes(old, new, f"{field}[{at}]", name)
+        yield from _of_lists(was or [], now or [], field, names)
     else:
-        yield Change(field=field, was=was, now=now, name=name)
+        yield Change(field=field, was=was, now=now, names=names)
+
+
+def _names_of(key: Any, *maps: Mapping[str, Any]) -> frozenset[str]:
+    """What the value under this key is called in either of these."""
+    beside = {each.get("name") for each in maps} if key == "value" else set()
+    return frozenset({str(key), *(name for name in beside if isinstance(name, str))})
+
+
+def _of_lists(
+    was: list[Any], now: list[Any], field: str, names: frozenset[str]
+) -> Iterator[Change]:
+    old, new = _by_name(was), _by_name(now)
+    if old is None or new is None:
+        for at in range(max(len(was), len(now))):
+            one, other = (each[at] if at < len(each) else None for each in (was, now))
+            flags = {each[at - 1] for each in (was, now) if at and _is_flag(each, at - 1)}
+            yield from changes(one, other, f"{field}[{at}]", names | flags)
+        return
+    for name in {**old, **new}:
+        yield from changes(old.get(name), new.get(name), f"{field}[{name}]", names)
+    # A variable may be made of those before it.
+    first, then = [n for n in old if n in new], [n for n in new if n in old]
+    if first != then:
+        yield Change(field=f"{field} (order)", was=first, now=then, names=frozenset())
+
+
+def _by_name(items: list[Any]) -> dict[str, Any] | None:
+    """The items by their names; None unless each has one of its own."""
+    named = {
+        item["name"]: item
+        for item in items
+        if isinstance(item, Mapping) and isinstance(item.get("name"), str)
+    }
+    return named if len(named) == len(items) else None
+
+
+def _is_flag(items: list[Any], at: int) -> bool:
+    return at < len(items) and isinstance(items[at], str) and items[at].startswith("-")

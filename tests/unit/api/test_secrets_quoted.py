@@ -39,6 +39,9 @@ SPECS = {
     "strategy_config as text": guide_spec(
         strategy_args={"strategy_name": "sglang", "strategy_config": "api_key=" + SECRET}
     ),
+    "an annotation with a domain": guide_spec(
+        podTemplate={"metadata": {"annotations": {"example.com/token": [SECRET]}}}
+    ),
     "containers as a map": guide_spec(
         podTemplate={"spec": {"containers": {"env": [{"name": "A", "value": SECRET}]}}}
     ),

@@ -84,6 +84,8 @@ def test_render_hides_the_values_of_secrets(tmp_path):
             (name, False)
             for name in ("PWD", "OLDPWD", "NCCL_BYPASS", "TASK", "MAX_TOKENS", "AUTHOR")
         ),
+        ("example.com/token", True),
+        ("token.example.com/pool", False),
         ("USE_MODELSCOPE", False),
         ("TOKENIZERS_PARALLELISM", False),
         ("NCCL_MONKEY", False),

@@ -151,6 +151,69 @@ def test_no_secret_is_told():
     assert patch[1]["value"]["system_envs"]["HF_TOKEN"] == "hf_abcdefghijklmnop"
 
 
+SECRET = "kept-by-nobody-41"
+TOKEN, LOG = {"name": "WANDB_API_KEY", "value": SECRET}, {"name": "LOG", "value": "1"}
+
+
+def with_env(*variables: dict[str, Any]) -> dict[str, Any]:
+    return guide_spec(
+        podTemplate={"spec": {"containers": [{"name": "engine", "env": list(variables)}]}}
+    )
+
+
+def told_of(present: dict[str, Any], before: dict[str, Any]) -> str:
+    """What an undo says that goes from the one to the other."""
+    fake = a_cluster(
+        stored(1, before), stored(2, present), podTemplate=present.get("podTemplate", {})
+    )
+    return undone(fake, 1, dry_run=True)[0]
+
+
+@pytest.mark.parametrize(
+    ("present", "before"),
+    [
+        ([TOKEN], [LOG, TOKEN]),
+        ([LOG, TOKEN], [TOKEN]),
+        ([TOKEN], [LOG]),
+        ([LOG], [TOKEN]),
+        ([TOKEN, LOG], [LOG, TOKEN]),
+        ([TOKEN, LOG, LOG], [LOG, TOKEN, LOG]),  # by their places: names come twice
+        ([LOG, TOKEN, LOG], [TOKEN, LOG, LOG]),
+    ],
+)
+def test_a_secret_stays_one_when_a_list_shifts_by_one(present, before):
+    said = told_of(with_env(*present), with_env(*before))
+    assert "podTemplate.spec.containers" in said
+    assert SECRET not in said
+
+
+def test_variables_are_held_against_those_of_their_name():
+    other = {"name": "LOG", "value": "2"}
+    said = told_of(with_env(LOG), with_env({"name": "A", "value": "x"}, other))
+    where = "podTemplate.spec.containers[engine].env"
+    assert [line.strip() for line in said.splitlines() if where in line] == [
+        f"{where}[LOG].value: 1 -> 2",
+        f"{where}[A].name: (not set) -> A",
+        f"{where}[A].value: (not set) -> x",
+    ]
+
+
+def test_another_order_of_variables_is_a_change_that_is_told_and_written():
+    other = {"name": "A", "value": "x"}
+    fake = a_cluster(
+        stored(1, with_env(other, LOG)), stored(2, with_env(LOG, other)), **with_env(LOG, other)
+    )
+    said, (_, replace) = undone(fake, 1)
+    assert 'containers[engine].env (order): ["LOG", "A"] -> ["A", "LOG"]' in said
+    assert replace["value"] == with_env(other, LOG)
+
+
+def test_an_annotation_of_a_secret_is_one_behind_its_domain():
+    annotations = {"example.com/token": SECRET}
+    said = told_of(guide_spec(podTemplate={"metadata": {"annotations": annotations}}), guide_spec())
+    assert "annotations.example.com/token: *** -> (not set)" in said
+
+
 def test_a_weights_gate_of_before_does_not_come_back_with_an_undo():
     """It was stored with the revision, and edited since: that restarts nothing."""
     old = stored(1, guide_spec(seed=7, weights={"gate": "Versioned"}))

@@ -76,11 +76,25 @@ def test_what_would_be_refused_is_refused_whatever_could_be_kept():
 def test_changes_are_told_value_by_value():
     was = {"a": {"b": 1, "c": 2}, "l": [{"name": "X", "value": "1"}], "gone": {}}
     now = {"a": {"b": 1, "c": 3}, "l": [{"name": "X", "value": "2"}, 7], "new": [1]}
-    found = [(c.field, c.was, c.now, c.name) for c in undoing.changes(was, now)]
+    found = [(c.field, c.was, c.now, set(c.names)) for c in undoing.changes(was, now)]
     assert found == [
-        ("a.c", 2, 3, "c"),
-        ("l[0].value", "1", "2", "X"),
-        ("l[1]", None, 7, "l"),
-        ("gone", {}, None, "gone"),
-        ("new[0]", None, 1, "new"),
+        ("a.c", 2, 3, {"c"}),
+        ("l[0].value", "1", "2", {"value", "X"}),
+        ("l[1]", None, 7, {"l"}),
+        ("gone", {}, None, {"gone"}),
+        ("new[0]", None, 1, {"new"}),
     ]
+
+
+def test_a_value_after_a_flag_is_called_by_the_flags_of_both_lists():
+    was, now = ["--log-requests", "--dist-password", "s"], ["--dist-password", "s"]
+    found = {change.field: change for change in undoing.changes({"args": was}, {"args": now})}
+    assert found["args[1]"].was == "--dist-password"
+    assert found["args[1]"].names == {"args", "--log-requests", "--dist-password"}
+    assert found["args[2]"].names == {"args", "--dist-password"}
+
+
+def test_items_without_names_are_held_against_those_in_their_place():
+    was = {"tolerations": [{"key": "a"}, {"key": "b"}]}
+    (change,) = undoing.changes(was, {"tolerations": [{"key": "a"}, {"key": "c"}]})
+    assert (change.field, change.was, change.now) == ("tolerations[1].key", "b", "c")
