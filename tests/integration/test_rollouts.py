@@ -156,7 +156,7 @@ def test_a_rollout_is_undone_by_the_command_and_only_over_what_was_read(pool, co
     pool.patch({"seed": 7, "podTemplate": {"metadata": {"labels": {"team": "rl"}}}})
     pool.wait(lambda: pool.is_ready() and pool.status["revision"] != first, "the next revision")
     pool.wait(lambda: len(sglang(pool, control_plane, "history").splitlines()) == 3, "two stored")
-    assert first in sglang(pool, control_plane, "undo")
+    assert first in sglang(pool, control_plane, "undo", "--yes")
     pool.wait(lambda: pool.is_ready() and pool.status["revision"] == first, "the first revision")
     spec = pool.object()["spec"]
     assert ("seed" in spec, "podTemplate" in spec, spec["replicas"]) == (False, False, 3)
@@ -166,12 +166,12 @@ def test_a_rollout_is_undone_by_the_command_and_only_over_what_was_read(pool, co
     pool.wait(lambda: not pool.kubectl("get", "controllerrevisions", "-o", "name"), "none left")
 
 
-def sglang(pool: PoolUnderTest, plane: ControlPlane, action: str) -> str:
+def sglang(pool: PoolUnderTest, plane: ControlPlane, action: str, *options: str) -> str:
     """What ``kubectl sglang rollout`` says."""
     command = [sys.executable, "-m", "sglang_operator.cli.main", "rollout", action, pool.name]
     known = {"KUBECONFIG": str(plane.kubeconfig), "KUBECTL": str(plane.tools / "kubectl")}
     ran = subprocess.run(
-        [*command, "-n", pool.namespace],
+        [*command, *options, "-n", pool.namespace],
         env={**os.environ, **known},
         capture_output=True,
         text=True,

@@ -114,6 +114,7 @@ def _patch(cluster: Cluster, pool: PoolView, spec: dict[str, object]) -> None:
     help="With undo: the number of the revision, by history.",
 )
 @click.option("--dry-run", is_flag=True, help="With undo: say what would change, write nothing.")
+@click.option("--yes", is_flag=True, help="With undo: write it without asking, for scripts.")
 @click.option(
     "--force",
     is_flag=True,
@@ -127,6 +128,7 @@ def command(
     pool: str,
     to_revision: int | None,
     dry_run: bool,
+    yes: bool,
     force: bool,
 ) -> int:
     """Look at or steer how the engines of a pool take on a changed spec.
@@ -134,13 +136,14 @@ def command(
     status: how many engines run the present revision. history: the revisions that are stored,
     and those that run. pause, resume: write spec.rollout.paused. restart: replace all engines,
     within rollout.maxUnavailable, by an annotation in spec.podTemplate. undo: write the part of
-    the spec back that engines had by the revision before, or by --to-revision, and say before what
-    changes; device_mapping, replicas, and whatever else restarts no engine, stay.
+    the spec back that engines had by the revision before, or by --to-revision: say what changes,
+    and ask before it is written; device_mapping, replicas, and whatever else restarts no engine,
+    stay.
 
     Exit codes: 0 done, and for status that all engines are on the present revision and Ready;
     1 they are not yet; 2 errors.
     """
-    if action != "undo" and (to_revision is not None or dry_run or force):
+    if action != "undo" and (to_revision is not None or dry_run or yes or force):
         raise click.UsageError(texts.OF_UNDO)
     if force and to_revision is None:
         raise click.UsageError(texts.FORCE_OF_ONE)
@@ -154,7 +157,13 @@ def command(
         lines = rollout_history.history(seen, known)
         if action == "undo":
             lines = rollout_undo.undo(
-                cluster, seen, known, to_revision, force=force, dry_run=dry_run
+                cluster,
+                seen,
+                known,
+                to_revision,
+                confirmed=lambda: yes or _asked(),
+                force=force,
+                dry_run=dry_run,
             )
         for line in lines:
             click.echo(line)
@@ -163,3 +172,12 @@ def command(
     else:
         click.echo(pause(cluster, seen, paused=action == "pause"))
     return OK
+
+
+def _asked() -> bool:
+    """Whether somebody says so; nobody does where there is nobody to ask."""
+    try:
+        return click.confirm(texts.UNDO_ASK, err=True)
+    except click.Abort:
+        click.echo(err=True)
+        return False

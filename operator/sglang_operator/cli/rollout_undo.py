@@ -1,11 +1,12 @@
-"""``rollout undo``: going back to a stored revision, and what that changes, told before it is done.
+"""``rollout undo``: going back to a stored revision, once somebody has seen what that changes.
 
-Whoever may write ControllerRevisions would else write a pool's spec by the hand of who undoes: what
-is stored counts only if it has the hash that is in its name.
+Whoever may write ControllerRevisions would else write a pool's spec by the hand of who undoes.  The
+hash in the name of one shows damage and another version's rules, and not who wrote it: anybody can
+compute it, as anybody can write an owner, a manager of fields or a number.  So it is asked.
 """
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from sglang_operator.api import errors, names, redaction
@@ -24,14 +25,15 @@ def undo(
     known: Known,
     number: int | None,
     *,
+    confirmed: Callable[[], bool],
     force: bool = False,
     dry_run: bool = False,
 ) -> Iterator[str]:
     """Write the spec of a stored revision back, if the pool is still as it was read.
 
-    What changes is told before it is written.  ``force``: also of one whose content does not hash
-    to its name.  Raises :class:`ClusterError`, also where there is nothing to go back to, or what
-    would come of it is refused.
+    What changes is told, and then ``confirmed`` says whether it is to be written.  ``force``: also
+    of one whose content does not hash to its name.  Raises :class:`ClusterError`, also where there
+    is nothing to go back to, what would come of it is refused, or it was not confirmed.
     """
     yield from left_out(pool, known)
     target = _target(pool, known.stored, number)
@@ -71,6 +73,8 @@ def undo(
     if dry_run:
         yield texts.UNDO_DRY_RUN.format(**named)
         return
+    if not confirmed():
+        raise ClusterError(_undo(pool), texts.UNDO_UNCONFIRMED.format(**named), Why.OTHER)
     _write(cluster, pool, back.spec)
     done = texts.UNDO_DONE.format(**named)
     if made != target.revision:

@@ -97,6 +97,11 @@ UNDO_CHANGE = "  {field}: {was} -> {now}"
 UNDO_NOT_SET = "(not set)"
 UNDO_GATE = "  the weights gate is {was} now, and would be {now}: see that clients may be served so"
 UNDO_DRY_RUN = "nothing was written to {namespace}/{name} (--dry-run)"
+UNDO_ASK = "write these changes?"
+UNDO_UNCONFIRMED = (
+    "nothing was written to {namespace}/{name}: nobody confirmed the changes (--yes writes them "
+    "without asking)"
+)
 UNDO_OTHER_HASH = (
     "revision {number} is stored as {revision}, and what is stored makes {found}: somebody else "
     "wrote it, or an operator of another version, or the device_mapping has changed how engines "
@@ -109,7 +114,7 @@ HISTORY_LEFT_OUT = (
     "left out, as they are nothing that the operator writes: {names} (kubectl get "
     "controllerrevision {name} -n {namespace} -o yaml)"
 )
-OF_UNDO = "--to-revision, --force and --dry-run belong to undo"
+OF_UNDO = "--to-revision, --force, --yes and --dry-run belong to undo"
 FORCE_OF_ONE = "--force needs --to-revision: which revision is meant has to be said"
 ROLLOUT_NOW_PAUSED = "rollout of {namespace}/{name} paused: changes wait, failures are still mended"
 ROLLOUT_RESUMED = "rollout of {namespace}/{name} goes on"

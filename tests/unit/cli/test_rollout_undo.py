@@ -4,19 +4,21 @@ import json
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
 
-from sglang_operator.cli import rollout, rollout_history, rollout_undo
+from sglang_operator.cli import options as cli_options
+from sglang_operator.cli import rollout_history, rollout_undo
 from sglang_operator.cli.cluster.kubectl import ClusterError
 from tests.builders import a_pool, guide_spec
 from tests.unit.cli.fake_kubectl import FakeCluster
+from tests.unit.cli.runner import run
 from tests.unit.cli.test_rollout_history import OLD, a_cluster, seen, stored
 
 
-def undone(fake: FakeCluster, number: int | None = None, **how: bool) -> tuple[str, list[Any]]:
+def undone(fake: FakeCluster, number: int | None = None, **how: Any) -> tuple[str, list[Any]]:
     """What is said, and the patch that was written."""
     pool = seen(fake)
     known = rollout_history.stored(fake, pool)
+    how.setdefault("confirmed", lambda: True)
     said = "\n".join(rollout_undo.undo(fake, pool, known, number, **how))
     patches = [json.loads(ran[-1]) for ran in fake.ran if ran[0] == "patch"]
     return said, patches[-1] if patches else []
@@ -125,7 +127,8 @@ def test_it_can_be_written_all_the_same_and_is_shown_before():
 def test_what_changes_is_told_before_it_is_written():
     fake = a_cluster(stored(1, OLD), stored(2, guide_spec()))
     pool = seen(fake)
-    lines = rollout_undo.undo(fake, pool, rollout_history.stored(fake, pool), None)
+    known = rollout_history.stored(fake, pool)
+    lines = rollout_undo.undo(fake, pool, known, None, confirmed=lambda: True)
     told = [next(lines) for _ in range(3)]
     assert {line.strip() for line in told[1:]} == {
         "image: (not set) -> lmsysorg/sglang:v0.5.6.post2",
@@ -136,8 +139,56 @@ def test_what_changes_is_told_before_it_is_written():
     assert [ran for ran in fake.ran if ran[0] == "patch"]
 
 
-def test_a_dry_run_writes_nothing():
-    said, patch = undone(a_cluster(stored(1, OLD), stored(2, guide_spec())), dry_run=True)
+def written_by_another() -> dict[str, Any]:
+    """What somebody wrote who may write ControllerRevisions, and can compute a hash."""
+    return stored(50, guide_spec(image="evil.example/sglang:v0.5.6.post2"))
+
+
+@pytest.mark.parametrize("number", [None, 50])
+def test_what_another_wrote_under_its_own_hash_is_shown_and_asked_for(number):
+    fake = a_cluster(stored(1, OLD), stored(51, guide_spec()), written_by_another())
+    pool = seen(fake)
+    known = rollout_history.stored(fake, pool)
+    lines = rollout_undo.undo(fake, pool, known, number, confirmed=lambda: False)
+    told = [next(lines), next(lines)]
+    assert "  image: (not set) -> evil.example/sglang:v0.5.6.post2" in told
+    with pytest.raises(ClusterError, match="nobody confirmed the changes"):
+        next(lines)
+    assert not [ran for ran in fake.ran if ran[0] == "patch"]
+
+
+@pytest.mark.parametrize(
+    ("options", "answer", "writes"),
+    [
+        ([], "y\n", True),
+        ([], "n\n", False),
+        ([], "\n", False),
+        ([], "", False),  # of a script, which nobody can answer for
+        (["--yes"], "", True),
+        (["--to-revision", "1"], "", False),
+        (["--to-revision", "1", "--yes"], "", True),
+        (["--to-revision", "1", "--force"], "", False),
+        (["--yes", "--dry-run"], "", False),
+    ],
+)
+def test_only_a_yes_writes(options, answer, writes, monkeypatch):
+    fake = a_cluster(stored(1, OLD), stored(2, guide_spec()))
+    monkeypatch.setattr(cli_options, "cluster", lambda _: fake)
+    told = run("rollout", "undo", "actor-infer", *options, stdin=answer)
+    assert "  seed: (not set) -> 7" in told.stdout
+    assert bool([ran for ran in fake.ran if ran[0] == "patch"]) is writes
+    if "--dry-run" not in options:
+        assert told.exit_code == (0 if writes else 2)
+        assert ("--yes writes them without asking" in told.stderr) is not writes
+
+
+def test_a_dry_run_asks_nobody_and_writes_nothing():
+    def asked() -> bool:
+        raise AssertionError
+
+    said, patch = undone(
+        a_cluster(stored(1, OLD), stored(2, guide_spec())), dry_run=True, confirmed=asked
+    )
     assert "  seed: (not set) -> 7" in said
     assert "nothing was written" in said
     assert not patch
@@ -237,11 +288,12 @@ def test_a_weights_gate_that_belongs_to_the_revision_comes_back_with_a_word():
     [
         (["history", "actor-infer", "--dry-run"], "belong to undo"),
         (["status", "actor-infer", "--force"], "belong to undo"),
+        (["restart", "actor-infer", "--yes"], "belong to undo"),
         (["status", "actor-infer", "--to-revision", "2"], "belong to undo"),
         (["undo", "actor-infer", "--force"], "--force needs --to-revision"),
     ],
 )
 def test_options_of_undo_are_refused_elsewhere(asked, words):
-    told = CliRunner().invoke(rollout.command, asked)
+    told = run("rollout", *asked)
     assert told.exit_code == 2
     assert words in told.output
