@@ -1,12 +1,13 @@
 """Whether a rollout gets on: what ``rollout.progressDeadlineSeconds`` goes by.  Pure.
 
 As a Deployment does it: a revision is on its way until all engines that are to run it were up at
-once, and gets on whenever one more of them is up than ever before.  One that is resumed has the
-whole time again.  While it waits for the trainer's turn to end no time passes, and what had passed
-before counts on after it: a trainer's next turn comes sooner than any deadline.  What happens to
-engines once all were up is no rollout's any more, nor is a pool that grows then, as who scales a
-Deployment rolls nothing out.  But a lower partition is a rollout again: it lets the revision into
-engines that were held back from it.
+once, and gets on whenever one more of them is up than ever before, or one fewer is missing: of a
+pool that became smaller in the middle fewer are up.  One that is resumed has the whole time again.
+While it waits for the trainer's turn to end no time passes, and what had passed before counts on
+after it: a trainer's next turn comes sooner than any deadline.  What happens to engines once all
+were up is no rollout's any more, nor is a pool that grows then, as who scales a Deployment rolls
+nothing out.  But a lower partition is a rollout again: it lets the revision into engines that were
+held back from it.
 
 The status is the memory: the revision, the partition down to which it went, how many of its
 engines were up, and the stamp of the last time.  Between two passes of one operator that time is
@@ -36,6 +37,7 @@ class Progress:
 
     revision: str  # of the spec as it is written: what autoTune tries is no rollout of its own
     up: int = 0  # the most of its engines that were up at once
+    missing: int | None = None  # the fewest that were not; None: not known yet, by this operator
     since: Moment | None = None  # when it last got on; None: no time passes
     spent: float = 0.0  # seconds that had passed when time ceased to pass, until it does again
     complete: bool = False
@@ -73,19 +75,28 @@ def advance(
     if before.complete and not _covers(before, partition):
         # Counted anew: of those that were up some may have gone with a smaller pool.
         before = Progress(revision=revision, up=up)
-    now = Progress(revision=revision, up=max(up, before.up), partition=partition, of=len(coming))
+    missing = len(coming) - up
+    fewest = missing if before.missing is None else min(missing, before.missing)
+    gets_on = up > before.up or (before.missing is not None and fewest < before.missing)
+    now = Progress(
+        revision=revision,
+        up=max(up, before.up),
+        missing=fewest,
+        partition=partition,
+        of=len(coming),
+    )
     replaces = any(engine.outdated for engine in coming)  # ranks may shift: over the partition too
-    if up == len(coming) or (before.complete and not replaces):
+    if not missing or (before.complete and not replaces):
         reached = before.partition if before.complete else partition
         return replace(now, complete=True, partition=reached)
     if rollout.paused:
         return now
-    spent = 0.0 if up > before.up else _spent(before, at)
+    spent = 0.0 if gets_on else _spent(before, at)
     overdue = spent >= limit
     if plan.waiting is not None and plan.waiting.what in _TRAINERS_TURN:
         return replace(now, spent=spent, overdue=overdue)
     since = before.since
-    if since is None or up > before.up:
+    if since is None or gets_on:
         since = Moment(wall=at.wall - spent, steady=at.steady - spent)
     return replace(now, since=since, overdue=overdue)
 
@@ -109,7 +120,7 @@ def message(pool: Pool, progress: Progress, reason: str, told: str) -> str:
     return texts.PROGRESS_DEADLINE.format(
         revision=pool.revision,
         seconds=pool.spec.rollout.progress_deadline_seconds,
-        up=progress.up,
+        up=min(progress.up, progress.of - (progress.missing or 0)),
         desired=progress.of,
         reason=reason,
         message=told,

@@ -174,12 +174,34 @@ def test_a_partition_that_goes_up_and_down_again_over_engines_that_were_up_is_no
     assert not watch.see(failing, later(9 * LIMIT)).overdue
 
 
-def test_engines_of_a_pool_that_was_larger_count_anew_with_a_lower_partition():
-    def pool(count, **rollout):
-        rollout = {"progressDeadlineSeconds": LIMIT, **rollout}
-        mapping = f"list(range(0,{2 * count}))"
-        return a_pool(device_mapping=mapping, rollout=rollout, weights={"gate": "Off"})
+def so_many(count, **rollout):
+    rollout = {"progressDeadlineSeconds": LIMIT, **rollout}
+    mapping = f"list(range(0,{2 * count}))"
+    return a_pool(device_mapping=mapping, rollout=rollout, weights={"gate": "Off"})
 
+
+def test_each_engine_that_comes_up_counts_in_a_pool_that_became_smaller_in_the_middle():
+    watch = Watch(so_many(8))
+    pods = [*all_pods(watch.pool, revision=OLD)[:3], *all_pods(watch.pool)[3:]]
+    watch.see(pods, BEGIN)
+    four_left = pods[:4]
+    watch.see(four_left, later(10), pool=so_many(4))
+    for rank, second in ((2, 500), (1, 1000)):
+        four_left[rank] = a_pod(watch.pool, watch.pool.engines[rank], 1)
+        assert not watch.see(four_left, later(second)).overdue
+    # But none that comes and goes.
+    four_left[1] = a_pod(watch.pool, watch.pool.engines[1], 1, containers_ready=False)
+    watch.see(four_left, later(1100))
+    four_left[1] = a_pod(watch.pool, watch.pool.engines[1], 1)
+    assert not watch.see(four_left, later(999 + LIMIT)).overdue
+    late = watch.see(four_left, later(1000 + LIMIT))
+    assert late.overdue
+    stalled = condition(status_of(watch.pool, four_left, late), conditions.STALLED)
+    assert ", 3/4 are up" in stalled["message"]
+
+
+def test_engines_of_a_pool_that_was_larger_count_anew_with_a_lower_partition():
+    pool = so_many
     watch = Watch(pool(8, partition=3))
     pods = [*all_pods(watch.pool, revision=OLD)[:3], *all_pods(watch.pool)[3:]]
     assert watch.see(pods, BEGIN).up == 5
