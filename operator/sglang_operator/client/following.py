@@ -223,7 +223,14 @@ class Follower:
             await self._writes.ended()  # nothing of an earlier sync lands on what comes now
             self._pool.lease.watch.start()
             known = await self._known()  # a sync that this does not show is a new one
-            state = await self.until(begun, known=known)
+            try:
+                state = await self.until(begun, known=known)
+            except PoolError as error:
+                self.require(attempt, error)
+                # Also to the one that it has vouched in: this bucket is not in it.
+                with contextlib.suppress(PoolError):
+                    await self._object_to_any(told(error), left=True)
+                raise
             try:
                 state = await self._fresh(state)
                 if state.epoch not in (epoch, (await self._pool.registry()).epoch):
@@ -253,12 +260,11 @@ class Follower:
 
     def _begun(self, state: Transaction) -> bool:
         """Whether a sync of the leader stands in the Lease that this process has not left."""
-        return (
-            state.phase is Phase.SYNCING
-            and state.shared
-            and state.holder == self._pool.holder
-            and state.id != self._left
-        )
+        return self._stands(state) and state.id != self._left
+
+    def _stands(self, state: Transaction) -> bool:
+        own = state.holder == self._pool.holder
+        return state.phase is Phase.SYNCING and state.shared and own
 
     async def _resumed(self, transaction: str, engine: Engine) -> Transaction:
         """The state in which the leader's sync says that the engine has memory for weights.
@@ -396,10 +402,13 @@ class Follower:
         await self._pool.lease.step(step, patience=PATIENCE)
         self._objections.clear()
 
-    async def _object_to_any(self, message: str) -> None:
-        """Object to the sync that goes on, if one does, whether or not this process joined it."""
+    async def _object_to_any(self, message: str, *, left: bool = False) -> None:
+        """Object to the sync that goes on, if one does, whether or not this process joined it.
+
+        ``left``: also if it has left it.
+        """
         state = await self._pool.transaction()
-        if self._begun(state):
+        if self._begun(state) or (left and self._stands(state)):
             await self._object(state.id, message)
 
     def _trainer(self, transaction: str) -> steps.Trainer:

@@ -426,8 +426,14 @@ class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
         return True
 
     async def _leading(self, attempt: Asked) -> SharedSync:
+        """The sync to write in what was asked for just now."""
+        stood = self._sync
         async with self._beginning:  # buckets may come at once
             self._follower.require(attempt)
+            if stood is not None and stood is self._sync:
+                self._sync = None
+                if await stood.takes_more():  # else it has ended
+                    self._sync = stood
             if self._sync is None:
                 sync = await self._next_sync()
                 await sync.begin()

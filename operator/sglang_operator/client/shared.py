@@ -8,10 +8,11 @@ that commits is not possible before everybody has vouched (``weights.steps``).
 
 import asyncio
 import time
+from collections.abc import Awaitable
 from typing import TYPE_CHECKING
 
 from sglang_operator.client import texts
-from sglang_operator.client.errors import ClusterError, Expired, NotReady, StaleEpoch
+from sglang_operator.client.errors import ClusterError, Expired, NotReady, StaleEpoch, told
 from sglang_operator.client.ledger import Asked
 from sglang_operator.client.registry import Engine, Registry, changes
 from sglang_operator.client.sync import AsyncSync
@@ -81,6 +82,30 @@ class SharedSync(AsyncSync):
     def _mine(self) -> tuple[Engine, ...]:
         return (self._own,)
 
+    async def takes_more(self) -> bool:
+        """Whether what is asked for now is part of it; if not, it has ended by this.
+
+        Once others have vouched it is not: their words are of what was written before, and they
+        take part in the next sync alone.  Raises PoolError if the sync is over.
+        """
+        try:
+            self.check()
+            vouched = await self._vouched()
+            self.check()  # another bucket may have ended it meanwhile
+        except BaseException as error:
+            await self.abort(told(error))
+            raise
+        if vouched:
+            await self.abort(texts.ROLL_VOUCHED)
+        return not vouched
+
+    async def _vouched(self) -> bool:
+        state = await self._seen()
+        if state is None:
+            return False  # a follower that cannot join what comes objects
+        self._goes_on(state)
+        return bool(state.wrote)
+
     async def _settled(self) -> None:
         """Also those of the others: each has vouched.  Raises NotReady."""
         await super()._settled()
@@ -109,16 +134,19 @@ class SharedSync(AsyncSync):
         if known is None:
             await asyncio.sleep(seconds)
             return await self._seen()
-        try:
-            return await self._pool.lease.newer(known, seconds, most=most)
-        except ClusterError:
-            return None
+        return await self._told(self._pool.lease.newer(known, seconds, most=most))
 
     async def _seen(self) -> Transaction | None:
+        return await self._told(self._pool.lease.current())
+
+    async def _told(self, state: Awaitable[Transaction]) -> Transaction | None:
+        """What the Lease says; None while nobody tells.  Raises Expired where there is none."""
         try:
-            return await self._pool.lease.current()
+            return await state
         except ClusterError:
             return None  # renewal tells when that lasts too long
+        except NotReady as error:
+            raise Expired(texts.LEASE_DELETED, deleted=True) from error
 
     def _missing(self, state: Transaction | None) -> list[Engine]:
         """The others' engines that nobody vouches for yet.

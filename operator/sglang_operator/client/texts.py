@@ -471,6 +471,10 @@ NOBODY_VOUCHES = (
     "nobody vouches for {count} engines after {seconds:.0f} s: {which}; their workers have to end "
     "the model update too (process_weights_after_loading), each after its last bucket"
 )
+ROLL_VOUCHED = (
+    "worker 0 is to write more once others have vouched for their engines: of another update, and "
+    "it was not told that this one has ended (process_weights_after_loading)"
+)
 OBJECTION = "a worker could not write what it had to ({why}); nothing is committed"
 NO_BUCKET = (
     "engine {rank} ({engine}, {url}) got no update in this sync while others did; a commit covers "
