@@ -51,6 +51,7 @@ def test_many_runs_in_which_all_trainers_are_jobs_of_roll():
     assert jobs["begun on a pool that grew"] > 0
     assert jobs["begun with a worker that gets no bucket"] > 0
     assert jobs["lost a bucket before it was under way"] > 0
+    assert jobs["not told of the end of an update"] > 0
 
 
 @pytest.mark.parametrize("gate", ["Committed", "Versioned"])

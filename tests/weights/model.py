@@ -55,6 +55,7 @@ from tests.weights.trainers import (
     ANY_RUNS,
     DIED,
     EDITED,
+    ENDED,
     FREES,
     GUESSED,
     LOST,
@@ -63,6 +64,7 @@ from tests.weights.trainers import (
     SHORTENED,
     UNFENCED,
     UNVOUCHED,
+    WRITES_ON,
 )
 
 FORGETFUL = "believes a Lease that has forgotten"
@@ -110,7 +112,7 @@ _SHOWN_BY_GATES = (FORGETFUL, FREE, UNSEEN, COUNTED)
 # Of ROLL's jobs alone.
 ROLL_CONTROLS = (
     *((UNVOUCHED, "Committed"), (DIED, "Committed"), (ANY_RUNS, "Committed")),
-    (LOST, "Committed"),
+    *((LOST, "Committed"), (ENDED, "Committed"), (WRITES_ON, "Committed")),
 )
 
 
@@ -146,6 +148,7 @@ class World(Parts):
                 (self._syncs, self._step_late),
             ),
             FREES: ((self._syncs, partial(self._then_begins, self.abort_by_force)),),
+            ENDED: ((self._is_vouched_for, self.abort_by_force),),
             EDITED: ((self._syncs, partial(self._then_begins, self.edit_holder)),),
             UNFENCED: ((self._syncs, partial(self._then_begins, self.edit_fence)),),
             SHORTENED: ((self._syncs, self._then_waits),),
@@ -179,6 +182,10 @@ class World(Parts):
 
     def _syncs(self) -> bool:
         return self.said.phase is Phase.SYNCING
+
+    def _is_vouched_for(self) -> bool:
+        """Some workers have given their word, and the leader waits for the others'."""
+        return self._syncs() and bool(self.said.wrote)
 
     def _sleeps(self) -> bool:
         return self.said.phase is Phase.SLEEPING

@@ -36,6 +36,8 @@ ANY_RUNS = "lets engines run for a moment whatever they hold"
 LOST = "vouches for an engine whose bucket was lost before it was under way"
 WRITES = "begins a sync beside a part that sleeps on"
 ALL_WHOLE = "lets who gave its weights up in a part run for a moment, as the others are whole"
+ENDED = "takes a sync that was ended for one in which everybody has vouched"
+WRITES_ON = "writes the next update into a sync in which others have vouched"
 OWN_JOB = "begins anything in the job whose shared sync was aborted"
 
 
@@ -328,18 +330,54 @@ class Trainers(Ground):
                     engine.label = version  # with every bucket, as some trainers do
                 yield
         if workers is not None and self.defect != UNVOUCHED:
-            for instance in workers:
-                if instance == lost and self.defect != LOST:
-                    self._note(partial(steps.objection, trainer=trainer, message="a bucket"))
-                    continue
-                self._note(partial(steps.vouch, trainer=trainer, instances=[instance]))
-                yield
-            if set(covered) - self.said.wrote:
-                raise TrainerDiesError("nobody vouches for some engines")
+            try:
+                yield from self._give_words(trainer, covered, workers, lost)
+            except steps.RefusedError:
+                if self.defect != ENDED:
+                    raise
+            yield from self._drain(trainer, covered)
+            if workers and self._is_not_told_of_the_end():
+                if self.defect != WRITES_ON:
+                    raise TrainerDiesError("it is to write on, and others have vouched")
+                engine = self._find(workers[0])
+                self._own(trainer)
+                engine.holds, engine.writer = TORN, trainer.transaction
         if not self.fair and self.choose(4) == 0:
             self._note(lambda s: steps.rests(s, trainer))
             return
         yield from self._finish(trainer, version, covered)
+
+    def _give_words(
+        self, trainer: steps.Trainer, covered: list[str], workers: list[str], lost: str
+    ) -> Generator[None, None, None]:
+        """Each worker gives its word, or objects; its leader waits for that."""
+        for instance in workers:
+            if instance == lost and self.defect != LOST:
+                self._note(partial(steps.objection, trainer=trainer, message="a bucket"))
+                continue
+            self._note(partial(steps.vouch, trainer=trainer, instances=[instance]))
+            yield
+        if set(covered) - self.said.wrote:
+            raise TrainerDiesError("nobody vouches for some engines")
+
+    def _drain(self, trainer: steps.Trainer, covered: list[str]) -> Generator[None, None, None]:
+        """Before the leader asks the Lease again whoever is busy is let run for a moment."""
+        for instance in covered if self.roll else ():
+            engine = self._find(instance)
+            self._own(trainer)
+            if engine.under_way or engine.waiting:
+                self._continue(engine)
+                self.let_run += 1
+                yield
+                self._own(trainer)
+                engine.paused, engine.under_way = True, 0
+
+    def _is_not_told_of_the_end(self) -> bool:
+        """Whether the next update begins, and the leader was not told that this one has ended."""
+        if not self.roll or self.fair or self.choose(6):
+            return False
+        self.jobs["not told of the end of an update"] += 1
+        return True
 
     def _loses_a_bucket(self, workers: list[str]) -> str:
         """Whose bucket, one of two, was lost before it was under way; "" for none."""
