@@ -18,9 +18,10 @@ from sglang_operator.api import spec
 
 # Sections of the spec that shape the pod: a change of one replaces the engines.  Not here: restart
 # (its tolerations reach the next pod), drain (the grace period is given with each delete).
-_SECTIONS = ("startup", "security", "scheduling", "placement")
-# Fields of these that only pods take note of that are made anew: a queue and the place in it are
-# those of the quota by which an engine came in, and what waits is moved (plan/rules/queued).
+SECTIONS = ("startup", "security", "scheduling", "placement")
+# Fields of these that only pods take note of that are made anew, and that never change a revision,
+# though nothing else stands in the section: a queue and the place in it are those of the quota by
+# which an engine came in, and what waits is moved (plan/rules/queued).
 _NOT_IN = {"scheduling": ("queueName", "workloadPriorityClassName")}
 # Fields that came later than their section: at their default they are left out, one by one.
 _LATER = {
@@ -166,25 +167,27 @@ def inputs(
         "headless": parsed.network.headless_service,
         "listenOnPodIP": parsed.network.listen_on_pod_ip,
     }
-    for section in _SECTIONS:
-        value = getattr(parsed, section)
-        if value not in (type(value)(), *_ALSO_DEFAULT):
-            made_of[section] = _section(section, value)
+    for section in SECTIONS:
+        made_of[section] = _section(section, getattr(parsed, section))
     return {key: value for key, value in made_of.items() if value not in (None, False, {}, [])}
 
 
 def _section(name: str, value: msgspec.Struct) -> dict[str, Any]:
-    """A section as JSON, with those of its fields that are part of a revision."""
-    written, default = _fields(value), _fields(type(value)())
-    left_out = _NOT_IN.get(name, ())
+    """A section as JSON, with those of its fields that are part of a revision; empty where all of
+    these are at their default."""
+    written, default = _fields(name, value), _fields(name, type(value)())
+    also = (_fields(name, each) for each in _ALSO_DEFAULT if type(each) is type(value))
+    if written in (default, *also):
+        return {}
     later = [field for field in _LATER.get(name, ()) if written[field] == default[field]]
-    return {key: value for key, value in written.items() if key not in (*left_out, *later)}
+    return {key: value for key, value in written.items() if key not in later}
 
 
-def _fields(section: msgspec.Struct) -> dict[str, Any]:
-    found: dict[str, Any] = msgspec.to_builtins(section)
-    for name in found.keys() & _NOT_WITHIN.keys():
-        found[name] = {k: v for k, v in found[name].items() if k not in _NOT_WITHIN[name]}
+def _fields(name: str, section: msgspec.Struct) -> dict[str, Any]:
+    written: dict[str, Any] = msgspec.to_builtins(section)
+    found = {key: value for key, value in written.items() if key not in _NOT_IN.get(name, ())}
+    for within in found.keys() & _NOT_WITHIN.keys():
+        found[within] = {k: v for k, v in found[within].items() if k not in _NOT_WITHIN[within]}
     return found
 
 

@@ -228,6 +228,16 @@ def test_engines_run_on_when_this_field_changes(path):
     assert a_pool(changed).revision == a_pool(**beside).revision
 
 
+@pytest.mark.parametrize(
+    "path", [path for path in RUNS_ON if path.partition(".")[0] in revision.SECTIONS]
+)
+def test_a_field_that_is_in_no_revision_makes_none_by_standing_alone_in_its_section(path):
+    """Nothing else of a section need be written, as in a pool of a mode or gang by itself."""
+    alone = spec.parse(at(path, RUNS_ON[path]))
+    made_of = [revision.inputs(each, "i", [], {}, False) for each in (alone, a_pool().spec)]
+    assert made_of[0] == made_of[1]
+
+
 @pytest.mark.parametrize("path", REFUSED)
 def test_a_field_that_restarts_nothing_so_far_is_refused(path):
     assert refused(at(path, REFUSED[path])).errors[0].field == f"spec.{path}"
