@@ -1,5 +1,6 @@
 """Objects that tests begin with: a valid pool, and pods in every state."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -68,6 +69,17 @@ def refused(raw: dict[str, Any] | None = None, **changes: Any) -> Refused:
     resolved = resolve_pool(OWNER, raw if raw is not None else guide_spec(**changes))
     assert isinstance(resolved, Refused), resolved
     return resolved
+
+
+def field_paths(struct: type[msgspec.Struct], prefix: str = "") -> Iterator[str]:
+    """The path of each field of a section of the spec, and of the sections within."""
+    for field in msgspec.structs.fields(struct):
+        path = prefix + field.encode_name
+        default = field.default
+        if isinstance(default, msgspec.Struct):
+            yield from field_paths(type(default), f"{path}.")
+        else:
+            yield path
 
 
 def a_pod(pool: Pool, engine: Engine, attempt: int = 0, **changes: Any) -> ObservedPod:

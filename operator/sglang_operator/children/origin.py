@@ -16,7 +16,6 @@ from sglang_operator.scheduling import topology
 
 TEMPLATE = "spec.podTemplate"
 _WHOLE = "spec"
-_SHARED_GPUS = "spec.placement.shared"
 # What the operator writes alone, by the fields that decide it.
 _DECIDED: Mapping[str, str] = {
     "metadata.name": "metadata.name",
@@ -71,6 +70,10 @@ def field(pool: Pool, path: str) -> str:
     ``spec`` for what the operator decides by itself; a path that the rendered pod does not have,
     because somebody else put it there, stays as it is.
     """
+    parts = pool.parts
+    placed = next((name for name in parts.spec if _is_at(path, f"spec.{name}")), None)
+    if placed is not None:
+        return parts.field_of(placed)
     for ours, theirs in _DECIDED.items():
         if _is_at(path, ours):
             rest = path[len(ours) :] if ours == "spec.securityContext" else ""
@@ -84,8 +87,6 @@ def field(pool: Pool, path: str) -> str:
     resource = f"[{pool.resource}]"
     if path.startswith("spec.containers[0].resources") and path.endswith(resource):
         return "spec.placement.resourceName"
-    if path.removeprefix("spec.") in pool.parts.spec:
-        return f"{_SHARED_GPUS}.{path.removeprefix('spec.')}"
     if any(_is_at(path, prefix) for prefix in _GIVEN):
         return f"{TEMPLATE}.{path}"
     return path if _is_foreign(path) else _WHOLE
@@ -164,9 +165,9 @@ def _given(pool: Pool, prefix: str) -> int:
 def _own(pool: Pool, prefix: str, item: Mapping[str, Any]) -> str:
     """The field that decides one of the operator's own items."""
     if item in pool.parts.tolerations:
-        return "spec.placement.resourceName"
+        return pool.parts.field_of("tolerations")
     if pool.parts.shm is not None and item.get("name") == pod_volumes.SHM_VOLUME:
-        return f"{_SHARED_GPUS}.sharedMemory"
+        return pool.parts.field_of("shm")
     if prefix == "spec.tolerations":
         return "spec.restart.nodeLostSeconds"
     if prefix == "spec.containers[0].env":

@@ -1,11 +1,13 @@
 """What a placement decides: what a pod asks of the scheduler, what makes it see exactly its GPUs,
-and what was achieved.  Nothing else knows the modes apart, but all take it that GPUs are
-counted on nodes by one resource (of the plan ``plan.places``, ``plan.footing``; what is told
-``ask.capacity``, ``status.holdups``, ``status.rollout_waits``, ``observed.facts``,
-``controller.meters``, ``controller.explaining``, ``view.grid``; ``pool.planned_memory``;
-``cli.checks.occupancy``, ``cli.rollout_simulation``, ``cli.status``), and that
-what is wrong with it is told of the field ``placement.resourceName`` (``api.device_resources``,
-``children.origin``).  Words that name a mode: the README, and ``cli.pipeline.notes``.
+and what was achieved.  Nothing else knows the modes apart but ``pool.draft`` (engines beside a
+trainer release memory) and ``controller.loop`` (whom trainers' pods wake), which ask for Shared.
+But all take it that GPUs are counted on nodes by one resource (of the plan ``plan.places``,
+``plan.footing``; what is told ``ask.capacity``, ``status.holdups``, ``status.rollout_waits``,
+``observed.facts``, ``controller.meters``, ``controller.explaining``, ``view.grid``;
+``pool.planned_memory``; ``cli.checks.occupancy``, ``cli.rollout_simulation``, ``cli.status``), and
+that what is wrong with it is told of the field ``placement.resourceName``
+(``api.device_resources``, ``children.origin``).  Words that name a mode: the README, and
+``cli.pipeline.notes``.
 """
 
 from collections.abc import Iterator, Mapping
@@ -37,6 +39,13 @@ class PodParts:
     tolerations: tuple[Mapping[str, Any], ...] = ()
     shm: Mapping[str, Any] | None = None  # what is mounted at /dev/shm; None: memory of its own
     entry: tuple[str, ...] = ()  # what is started, and starts the engine
+    # The fields of the object that decide these, by their names in ``spec``, ``"tolerations"`` and
+    # ``"shm"``: told to who writes the same in podTemplate, and where the API server refuses it.
+    decided: Mapping[str, str] = field(default_factory=dict)
+
+    def field_of(self, part: str) -> str:
+        """The field of the object that decides a part, such as ``spec.placement.shared``."""
+        return self.decided.get(part, "spec.placement")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -79,6 +79,11 @@ class Shared:
             tolerations=({"key": self.resource(parsed), "operator": "Exists"},),
             shm=shm,
             entry=entry.COMMAND,
+            decided={
+                "runtimeClassName": f"{FIELD}.runtimeClassName",
+                "tolerations": "spec.placement.resourceName",
+                "shm": f"{FIELD}.sharedMemory",
+            },
         )
 
     def seating(

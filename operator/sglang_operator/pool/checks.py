@@ -137,15 +137,20 @@ def _placement(draft: Draft) -> Iterator[errors.Problem]:
             f"{FIELD}.spec.containers[0].volumeMounts",
             found=f"a mount at {pod_volumes.SHM_DIR}",
             expected="what engines and their trainer have in common there",
-            advice="remove it, or name it in placement.shared.sharedMemory",
+            advice=f"remove it, or name it in {_as_written(parts.field_of('shm'))}",
         )
     for name in sorted(parts.spec.keys() & draft.template.spec.keys()):
         yield errors.POD_TEMPLATE(
             f"{FIELD}.spec.{name}",
             found=name,
-            expected=f"the {name} of placement.shared",
+            expected=_as_written(parts.field_of(name)),
             advice="write it once",
         )
+
+
+def _as_written(field: str) -> str:
+    """A field of the spec as sentences name it."""
+    return field.removeprefix("spec.")
 
 
 def _unsupported(draft: Draft) -> Iterator[errors.Problem]:

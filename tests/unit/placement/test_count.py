@@ -1,4 +1,4 @@
-"""Where an engine's GPUs come from: a mode is a strategy, and what is not one is refused."""
+"""The mode Count: the device plugin chooses GPUs, as many as are asked for."""
 
 import pytest
 
@@ -23,19 +23,6 @@ def test_an_engine_asks_for_as_many_of_the_resource_as_it_has_gpus():
     assert pool.placement.requests(pool.spec, pool.gpus) == {"amd.com/gpu": "2"}
     assert pool.placement.parts(pool.spec, OWNER.namespace) == PodParts()
     assert pool.seating(Seen()) is None
-
-
-def test_a_mode_that_is_no_strategy_yet_is_refused_with_those_that_are():
-    for mode in PlacementMode:
-        refused = placed_by(mode=mode.value)
-        if mode in modes.MODES:
-            assert isinstance(refused, Pool)
-            continue
-        assert isinstance(refused, Refused)
-        (problem,) = refused.errors
-        assert problem.field == "spec.placement.mode"
-        assert f"found {mode.value}" in problem.message or mode.value in problem.message
-        assert all(known.value in problem.message for known in modes.MODES)
 
 
 def test_a_resource_that_is_not_counted_is_refused():

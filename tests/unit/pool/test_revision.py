@@ -1,15 +1,13 @@
 """What restarts engines and what does not.  The golden values guard upgrades of the operator."""
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
-import msgspec
 import pytest
 
 from sglang_operator.api import spec
 from sglang_operator.pool import revision
-from tests.builders import a_pool, guide_spec, refused, with_config
+from tests.builders import a_pool, field_paths, guide_spec, refused, with_config
 
 # A changed value here restarts every engine of every user at their next upgrade of the operator.
 GOLDEN = {
@@ -125,17 +123,6 @@ BESIDE: dict[str, dict[str, Any]] = {
 WITH: dict[str, dict[str, Any]] = {"scheduling.gang": {"scheduling": {"queueName": "gpus"}}}
 
 
-def fields(struct: type[msgspec.Struct], prefix: str = "") -> Iterator[str]:
-    """The path of each field of it and of its sections."""
-    for field in msgspec.structs.fields(struct):
-        path = prefix + field.encode_name
-        default = field.default
-        if isinstance(default, msgspec.Struct):
-            yield from fields(type(default), f"{path}.")
-        else:
-            yield path
-
-
 def test_what_is_stored_of_a_revision_is_every_field_that_restarts_engines():
     """One that is missing there would not come back when a rollout is undone."""
     assert {*revision.REACHES_PODS} == {*RESTARTS, "placement.mode"}
@@ -211,7 +198,7 @@ def test_what_does_not_reach_pods_stays_as_it_is_when_a_revision_comes_back():
 def test_every_field_of_the_spec_is_known_to_restart_engines_or_not():
     """A new one that shapes pods and is missing in the revision reaches only those made anew."""
     told = [*RESTARTS, *RUNS_ON, *REFUSED]
-    assert sorted(told) == sorted(fields(spec.PoolSpec))
+    assert sorted(told) == sorted(field_paths(spec.PoolSpec))
 
 
 @pytest.mark.parametrize("path", RESTARTS)
