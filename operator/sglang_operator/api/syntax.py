@@ -132,5 +132,5 @@ def mistyped(where: str, found: object, expected: str) -> errors.Problem:
 
 
 def missing(where: str, what: str) -> errors.Problem:
-    """A field that has to be there."""
+    """A field that has to be there; ``what`` comes after "write ": "the name of a claim"."""
     return errors.FIELD_MISSING(where, advice=f"write {what}")

@@ -27,8 +27,8 @@ from sglang_operator.weights.lease_state import Transaction, of_phase
 from sglang_operator.weights.times import shown
 
 ENGINES_KEY = "engines.json"
-# The same addresses (host:port) as other trainers take them, by rank.  A form is asked with none
-# while an engine has no address, and has to be an empty text then.
+# The same addresses (host:port) as other trainers take them, by rank.  While an engine has no
+# address a form is called with an empty list, and has to give an empty text: not "[]" then, either.
 SLIME_KEY = "slime"  # --rollout-external-engine-addrs host:port host:port
 AREAL_KEY = "areal"  # AREAL_LLM_SERVER_ADDRS=host:port,host:port
 FORMATS: Mapping[str, Callable[[Sequence[str]], str]] = {SLIME_KEY: " ".join, AREAL_KEY: ",".join}

@@ -57,7 +57,8 @@ class GateChange:
 class TrainerSignal(NamedTuple):
     """The fields of the registry on which a trainer blocks: a change is published at once."""
 
-    step: tuple[str, Phase] = ("", Phase.IDLE)  # of the transaction, that was acted upon
+    # Of the transaction, that was acted upon.  A sleep waits for it; a commit for its gates alone.
+    step: tuple[str, Phase] = ("", Phase.IDLE)
     seen: str = ""  # the transaction, acted upon or not: an address may be another pod's before
     forming: tuple[str, int] = ("", 0)  # the same for who forms process groups without one
     epoch: str = ""  # during a sync: whether it is stale
@@ -76,7 +77,7 @@ class GatePlan:
     transaction: Transaction
     said: Transaction | None = None  # what the Lease said last, whatever became of it since
     gates: tuple[GateChange, ...] = ()
-    abort: LeaseStep | None = None
+    abort: LeaseStep | None = None  # by which it ends, or says again what it forgot
     restore: Transaction | None = None  # for a Lease to be made in place of one that is gone
     reached: tuple[str, ...] = ()  # pods that are not ours to close, and that clients reach
     recovery: LeaseStep | None = None
@@ -299,7 +300,7 @@ def _forgotten(
 def _moved(
     gate: WeightsGate, group: Group, current: Transaction, observed: Observed, stray: bool
 ) -> GateChange | None:
-    """How this pod's gate has to change, by the Lease or else by what the pod itself remembers.
+    """How this engine's gate has to change, by the Lease or else by what its pod remembers.
 
     No gate of a stray opens.
     """
@@ -317,7 +318,7 @@ def _aside(group: Group) -> GateChange | None:
 def _wanted(
     gate: WeightsGate, group: Group, current: Transaction, observed: Observed
 ) -> GateChange | None:
-    """How this pod's gate has to change by what the Lease says; None: it is as it should be.
+    """How this engine's gate has to change by what the Lease says; None: it is as it should be.
 
     One that was started with a gate keeps it while ``gate`` is Off: it follows the trainer as
     before, and does not close for want of a commit.
@@ -442,7 +443,7 @@ def _why_closed(current: Transaction) -> str:
 def _vouched(
     gate: WeightsGate, group: Group, current: Transaction, observed: Observed
 ) -> tuple[str, str] | None:
-    """Reason and version by which this pod's weights are good; None if nobody says so."""
+    """Reason and version by which this engine's weights are good; None if nobody says so."""
     run = group.instance
     if run is None:
         return None

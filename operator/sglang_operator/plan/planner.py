@@ -8,11 +8,14 @@ what is to be told.  What else the status is to learn is a
 field of ``Plan`` that ``Planner.plan`` fills and ``status.compute`` reads.
 
 What has to be known in the next pass stands on pods: an ended one stays until its replacement is
-there, and ``create`` writes failures into the annotations of the next (``api.names``, rendered by
-``children.engine_pod``, read by ``wire.READ_ANNOTATIONS``).  Whether a pod is of the spec as it is
-now says its revision (``Pool.accepts``).  Fields of ``restart`` are not in it: each pass compares
-them anew with what pods carry.  Times are the steady clock's since a thing was first seen, and
-begin anew with each operator; a stamp of the API server's is compared with other stamps alone.
+there, and ``create`` has failures written into the annotations of the next: by ``CreateEngine``
+(``plan.decision``; ``complete`` makes one too, from a pod that has them) and ``pod_actions``
+(``actions``), rendered by ``children.engine_pod`` under their names in ``api.names``, read by
+``READ_ANNOTATIONS`` (``observed.wire``) into ``ObservedPod`` (``observed.model``).  Whether a pod
+is of the spec as it is now says its revision (``Pool.accepts``).  Fields of ``restart`` are not in
+it: each pass compares them anew with what pods carry.  Times are the steady clock's since a thing
+was first seen, and begin anew with each operator; a stamp of the API server's is compared with
+other stamps alone.
 """
 
 from collections import defaultdict
