@@ -69,16 +69,21 @@ WATCHED = pytest.mark.parametrize(
 @WATCHED
 def test_the_suite_under_fire_makes_loses_and_judges_objects_of_each_kind(kind):
     """What it does not name, nothing there would miss (a Lease is the trainers' to write)."""
-    assert kind.plural in ledger.OF_POOLS, "foreign writes on them: the kit's faults/ledger.py"
     created = {resource for verb, resource, _, _ in requests.KINDS if verb == "create"}
-    assert kind.plural in created, "lost answers to their creates: tests/faults/requests.py KINDS"
     streams = {match.resource for match in watches.STREAMS.values()}
-    assert kind.plural in streams, "faults of their stream: tests/faults/watches.py STREAMS"
+    named = {
+        "foreign writes on them: OF_POOLS in the kit's faults/ledger.py": ledger.OF_POOLS,
+        "lost answers to their creates: KINDS in tests/faults/requests.py": created,
+        "faults of their stream: STREAMS in tests/faults/watches.py": streams,
+    }
+    missing = [where for where, there in named.items() if kind.plural not in there]
+    assert not missing, "; ".join(missing)
 
 
 @EACH
 def test_a_stranger_of_each_kind_is_met_when_verbs_are_taken_away(kind):
-    stranger = STRANGERS[kind.plural]
+    stranger = STRANGERS.get(kind.plural)
+    assert stranger is not None, f"{kind.plural}: STRANGERS in tests/installs/strangers.py"
     assert (stranger.version, stranger.kind) == (kind.api_version, kind.kind)
     assert kind.is_name(f"{OWNER.name}{stranger.suffix}", OWNER.name)
 

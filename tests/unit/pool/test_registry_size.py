@@ -56,4 +56,4 @@ def test_what_other_trainers_take_gives_way_to_the_engines():
     assert len(small[trainer_registry.SLIME_KEY].split()) == 3000
     large = written(a_pool(num_gpus_per_worker=1, device_mapping="list(range(0,4096))"))
     others = {key: text for key, text in large.items() if key != trainer_registry.ENGINES_KEY}
-    assert others == {trainer_registry.SLIME_KEY: "", trainer_registry.AREAL_KEY: ""}
+    assert others == dict.fromkeys(trainer_registry.FORMATS, "")
