@@ -78,7 +78,9 @@ _GANG = "scheduling.gang"
 _WITH_GANG = tuple(f"scheduling.{name}" for name in _NOT_IN["scheduling"])
 # And those that do so in some pools alone.
 OF_THE_SERVER = "generating_args"  # where they are the server's defaults
-OF_GROUPS = "num_gpus_per_node"  # where an engine spans nodes
+# Where an engine spans nodes: always stored then, so that a part tells by it of which pool it is.
+_SPANNING = "num_gpus_per_node"
+OF_GROUPS: tuple[str, ...] = (_SPANNING,)  # it, and others that only such engines take note of
 
 
 def reaching_pods(parsed: spec.PoolSpec, *, spans: bool) -> dict[str, Any]:
@@ -87,7 +89,7 @@ def reaching_pods(parsed: spec.PoolSpec, *, spans: bool) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for path in paths_of(parsed.generation is spec.Generation.SERVER_DEFAULT, spans=spans):
         value = at(written, path)
-        if path == OF_GROUPS or value != at(default, path):
+        if path == _SPANNING or value != at(default, path):
             put(found, path, value)
     for path in _WITH_GANG:
         if at(written, _GANG) != at(default, _GANG) and (value := at(written, path)) is not None:
@@ -98,7 +100,7 @@ def reaching_pods(parsed: spec.PoolSpec, *, spans: bool) -> dict[str, Any]:
 def with_part(raw: Mapping[str, Any], part: Mapping[str, Any]) -> dict[str, Any]:
     """A spec with this part in place of its own; what does not reach pods stays."""
     changed = copy.deepcopy(dict(raw))
-    server, spans = part.get("generation") == "ServerDefault", OF_GROUPS in part
+    server, spans = part.get("generation") == "ServerDefault", _SPANNING in part
     other_gang = at(part, _GANG) != _written_gang(raw)
     for path in paths_of(server, spans=spans) + _WITH_GANG * other_gang:
         value = at(part, path)
@@ -117,7 +119,7 @@ def _written_gang(raw: Mapping[str, Any]) -> str | None:
 
 def paths_of(server: bool, *, spans: bool) -> tuple[str, ...]:
     """The fields that reach pods."""
-    return REACHES_PODS + (OF_THE_SERVER,) * server + (OF_GROUPS,) * spans
+    return REACHES_PODS + (OF_THE_SERVER,) * server + OF_GROUPS * spans
 
 
 def at(tree: Any, path: str) -> Any:

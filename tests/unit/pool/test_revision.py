@@ -183,6 +183,16 @@ def test_what_reaches_pods_in_some_pools_alone_is_stored_there(old, new):
     assert a_pool(**new).revision != before.revision == back.revision
 
 
+def test_a_field_of_engines_that_span_nodes_is_stored_of_these_alone(monkeypatch):
+    path = "drain.gracePeriodSeconds"
+    monkeypatch.setattr(revision, "OF_GROUPS", (*revision.OF_GROUPS, path))
+    drain, now = {"gracePeriodSeconds": 5}, guide_spec(drain={"gracePeriodSeconds": 9})
+    spanning: dict[str, Any] = {"num_gpus_per_worker": 16, "device_mapping": "list(range(0,16))"}
+    for pool, back in ((a_pool(drain=drain, **spanning), 5), (a_pool(drain=drain), 9)):
+        part = revision.reaching_pods(pool.spec, spans=pool.nodes > 1)
+        assert revision.at(revision.with_part(now, part), path) == back
+
+
 def test_what_does_not_reach_pods_stays_as_it_is_when_a_revision_comes_back():
     part = revision.reaching_pods(a_pool().spec, spans=False)
     raw = guide_spec(
