@@ -171,7 +171,6 @@ COVERED_BY = {
     "scheduling/in_tree.py": "scheduling/test_pod_groups.py",
     "scheduling/kai.py": "scheduling/test_pod_groups.py",
     "scheduling/none.py": "scheduling/test_gangs.py",
-    "scheduling/texts.py": "test_texts.py",
     "scheduling/volcano.py": "scheduling/test_pod_groups.py",
     "status/failures.py": "status/test_compute.py",
     "status/synced.py": "status/test_compute.py",
