@@ -174,6 +174,7 @@ COVERED_BY = {
     "scheduling/volcano.py": "scheduling/test_pod_groups.py",
     "status/failures.py": "status/test_compute.py",
     "status/synced.py": "status/test_compute.py",
+    "status/transaction.py": "status/test_compute.py",
     "status/transitions.py": "status/test_stored.py",
     "status/rollout_waits.py": "plan/test_rollout.py",
     "supervision.py": "controller/test_supervision.py",

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sglang_operator.api import conditions, errors, names, redaction, spec, texts
+from sglang_operator.api import conditions, errors, names, spec, texts
 from sglang_operator.api.conditions import Condition
 from sglang_operator.gates.decide import GatePlan
 from sglang_operator.observed import groups, health
@@ -30,15 +30,13 @@ from sglang_operator.status import (
     rollout_waits,
     stored,
     synced,
+    transaction,
 )
 from sglang_operator.status.history import Hindrance
 from sglang_operator.status.rollout_progress import Progress
-from sglang_operator.weights.lease_state import Phase, Transaction
 
 MAX_WARNINGS = 32
 MAX_MESSAGE = 2048
-MAX_HISTORY = 10
-_COMMIT = ("version", "committed")  # an entry of the history is known by these
 # What a refused spec says nothing about stays as it was.
 KEPT = ("revision", "resolved", "reported", "memory", "placement", "weights", "tuning")
 
@@ -107,7 +105,7 @@ def compute(
         "selector": names.selector_text(pool.owner.name),
         "readySummary": f"{tally.up}/{tally.desired}",
         "syncedSummary": synced.summary(pool, weights, tally.desired, tally.in_service),
-        "weights": _weights(weights, previous.get("weights", {})),
+        "weights": transaction.told(weights, previous.get("weights", {})),
         "engines": {
             "desired": tally.desired,
             "created": tally.created,
@@ -226,43 +224,6 @@ def _lists(
         "lastFailures": list(remembered),
     }
     return {key: value for key, value in lists.items() if value}
-
-
-def _weights(weights: GatePlan, previous: Mapping[str, Any]) -> dict[str, Any]:
-    current = weights.transaction
-    told: dict[str, Any] = {
-        "epoch": weights.epoch,
-        "phase": weights.told.phase.value,
-        "version": current.version,
-        "synced": weights.synced,
-        "holding": weights.holding,
-        "skew": weights.skew,
-        "message": redaction.in_words(current.message) if current.phase is Phase.ABORTED else "",
-        "history": _history(current, previous.get("history", [])),
-    }
-    return {key: value for key, value in told.items() if value not in ("", [])}
-
-
-def _history(
-    current: Transaction, previous: Sequence[Mapping[str, Any]]
-) -> list[Mapping[str, Any]]:
-    """The last commits, the latest first.
-
-    A commit is known by its time: resets, and those who take the weights on or wake engines, leave
-    it committed under another identity.
-    """
-    if current.phase is not Phase.COMMITTED or not current.committed:
-        return list(previous)
-    entry = {
-        "version": current.version,
-        "engines": len(current.instances),
-        "seconds": round(max(0.0, current.committed - current.begun), 3),
-        "committed": failures.rfc3339(current.committed),
-        "transaction": current.id,
-    }
-    if any(all(told.get(key) == entry[key] for key in _COMMIT) for told in previous):
-        return list(previous)
-    return [entry, *previous][:MAX_HISTORY]
 
 
 def _bounded(message: str) -> str:
