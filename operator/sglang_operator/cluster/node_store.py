@@ -8,7 +8,8 @@ from sglang_operator.clocks import moment, steady
 from sglang_operator.cluster.absence import there, told, went_back
 from sglang_operator.kube import decoding
 from sglang_operator.observed import health, sightings, wire
-from sglang_operator.observed.model import ObservedNode, Silence
+from sglang_operator.observed.model import ObservedNode
+from sglang_operator.observed.silence import Silence
 
 GONE_NODE_SECONDS = 3600.0
 PURGE_SECONDS = 60.0

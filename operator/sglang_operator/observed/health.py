@@ -12,7 +12,8 @@ from enum import Enum
 from typing import NamedTuple, Protocol
 
 from sglang_operator.api import spec
-from sglang_operator.observed.model import Observed, ObservedNode, ObservedPod, Silence, Uncounted
+from sglang_operator.observed.model import Observed, ObservedNode, ObservedPod
+from sglang_operator.observed.silence import Silence, Uncounted
 
 LINGERS_SECONDS = 60.0  # beyond its grace
 # As Kubernetes' own node lifecycle controller has it: so large a share of the nodes, and so many.

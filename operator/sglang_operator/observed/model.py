@@ -18,6 +18,7 @@ from sglang_operator.api.names import EngineName, Uid, weights_lease_name
 from sglang_operator.engine import diagnosis
 from sglang_operator.engine.diagnosis import Diagnosis, Numbers, Reading
 from sglang_operator.memory.cards import Card
+from sglang_operator.observed.silence import Silence, Uncounted
 from sglang_operator.placement.seats import TrainerPod
 from sglang_operator.pool.model import EngineFacts
 from sglang_operator.scheduling.base import Waiting
@@ -412,21 +413,6 @@ class EngineReport:
     resolved: Resolved | None = None
     stuck: Stuck | None = None  # it has work, and gets nothing done
     loading: Loading | None = None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Silence:
-    """So many nodes are not ready at once that it is no fault of theirs, as far as is known."""
-
-    nodes: frozenset[str]  # that are not ready: none of them counts as lost
-    count: int  # of them among those that were counted
-    total: int  # that were counted
-
-
-class Uncounted(Enum):
-    """Nobody keeps count of the nodes: whoever wants to know counts them."""
-
-    UNCOUNTED = "Uncounted"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,8 @@ from functools import cached_property
 from sglang_operator.api.names import EngineName, Uid
 from sglang_operator.observed.engine_state import EngineState
 from sglang_operator.observed.engines import EngineStatus
-from sglang_operator.observed.model import ObservedPod, Silence, Termination
+from sglang_operator.observed.model import ObservedPod, Termination
+from sglang_operator.observed.silence import Silence
 from sglang_operator.placement.seats import Seat, Seating
 from sglang_operator.plan.rollout_state import Waiting
 from sglang_operator.plan.startup import FailureStreak, Stall

@@ -9,7 +9,8 @@ import pytest
 
 from sglang_operator.observed import health
 from sglang_operator.observed.engine_state import EngineState
-from sglang_operator.observed.model import Gate, Observed, ObservedNode, Silence
+from sglang_operator.observed.model import Gate, Observed, ObservedNode
+from sglang_operator.observed.silence import Silence
 from sglang_operator.plan.plan import plan
 from tests.builders import NOW, a_pod, a_pool, created, planned, removed
 
