@@ -9,6 +9,7 @@ removed and what is to be created.  A rule sees what those before it have decide
 from collections.abc import Callable
 
 from sglang_operator.observed.model import Observed
+from sglang_operator.plan import outcome
 from sglang_operator.plan.decision import CreateEngine, HungPod, LostPod, Plan, RemovePod
 from sglang_operator.plan.planner import Planner
 from sglang_operator.plan.rules.cramped import make_room_for_one_another
@@ -52,11 +53,11 @@ def plan(pool: Pool, observed: Observed, now: float) -> Plan:
     planner = Planner(pool, observed, now)
     if observed.leaving:
         return Plan(
-            engines=planner.statuses(),
-            unlisted=planner.unlisted(),
+            engines=outcome.statuses(planner),
+            unlisted=outcome.unlisted(planner),
             tuning=pool.tuning,
             at=now,
         )
     for rule in RULES:
         rule(planner)
-    return planner.plan()
+    return outcome.plan(planner)

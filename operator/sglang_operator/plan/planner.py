@@ -5,7 +5,7 @@ The rules (``plan.rules``) read it and write into it; nothing outlives the pass.
 ``podless`` where an engine without a pod stands (which keeps the rules after it from making one),
 in ``wakes`` when to look again (steady), and in ``waiting``, ``hung``, ``taken_over`` and ``tuned``
 what is to be told.  What else the status is to learn is a
-field of ``Plan`` that ``Planner.plan`` fills and ``status.compute`` reads.
+field of ``Plan`` that ``plan.outcome`` fills and ``status.compute`` reads.
 
 What has to be known in the next pass stands on pods: an ended one stays until its replacement is
 there, and ``create`` has failures written into the annotations of the next: by ``CreateEngine``
@@ -19,8 +19,7 @@ other stamps alone.
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from functools import cached_property
 
 from sglang_operator.api import spec
@@ -28,45 +27,19 @@ from sglang_operator.api.names import EngineName, Uid
 from sglang_operator.diagnosis import causes
 from sglang_operator.observed import groups, health
 from sglang_operator.observed.engine_state import EngineState
-from sglang_operator.observed.engines import EngineStatus
 from sglang_operator.observed.groups import Group
 from sglang_operator.observed.health import Health
 from sglang_operator.observed.model import Observed, ObservedPod
 from sglang_operator.plan import footing, seating, startup, turns
-from sglang_operator.plan.decision import CreateEngine, HungPod, LostPod, Plan, RemovePod
+from sglang_operator.plan.decision import CreateEngine, HungPod, RemovePod
+from sglang_operator.plan.engine_groups import NO_GROUPS, EngineGroups
 from sglang_operator.plan.rollout_state import Waiting
 from sglang_operator.plan.startup import CanaryStart, FailureStreak, StartupState
-from sglang_operator.pool.resolve import NO_RANK, Engine, Pool
+from sglang_operator.pool.resolve import Engine, Pool
 from sglang_operator.pool.tuning import Tuning
 
 # A pool has thousands of pods, and members of an Enum take long to look up.
 _UP, _ENDED, _LOST, _DYING = Health.UP, Health.ENDED, Health.LOST, Health.DYING
-
-
-@dataclass(kw_only=True, slots=True)
-class EngineGroups:
-    """The groups of one engine, wanted or not, sorted by what may be done with them."""
-
-    live: list[Group] = field(default_factory=list)  # the one to keep comes first
-    lost: list[Group] = field(default_factory=list)
-    dying: list[Group] = field(default_factory=list)
-    ended: list[Group] = field(default_factory=list)
-    highest: int = -1  # attempt
-    # Of the present revision, beside one of an older revision that serves until this one does.
-    beside: Group | None = None
-
-    @property
-    def kept(self) -> Group | None:
-        """The group that stands for the engine."""
-        return self.live[0] if self.live else None
-
-    @property
-    def last_ended(self) -> Group | None:
-        """Of the groups that ended the one of the latest attempt."""
-        return max(self.ended, key=lambda group: group.attempt, default=None)
-
-
-NO_GROUPS = EngineGroups()
 
 
 class Planner:
@@ -342,141 +315,3 @@ class Planner:
                 seats=seats,
             )
         )
-
-    # --- what comes of it
-
-    def plan(self) -> Plan:
-        """All that was decided, and how the engines stand."""
-        engines = self.engines.values()
-        self.wakes += self._losses()
-        pods = [pod for found in engines for group in found.ended for pod in group.members]
-        ended = tuple(pod for pod in pods if self.healths[pod.uid] is _ENDED)
-        return Plan(
-            creates=tuple(self.creates),
-            removals=tuple(self.removals.values()),
-            engines=self.statuses(),
-            unlisted=self.unlisted(),
-            obsolete=sum(
-                len(found.live) for name, found in self.engines.items() if name not in self.wanted
-            ),
-            ended=ended,
-            lost=tuple(
-                LostPod(pod=pod, since=node.ready_changed)
-                for found in engines
-                for group in found.lost
-                for pod in group.members
-                if self.healths[pod.uid] is _LOST and (node := self.nodes.get(pod.node))
-            ),
-            silence=self.silence,
-            disrupted=tuple(
-                pod
-                for found in engines
-                for group in found.dying
-                for pod in group.members
-                if pod.disruption
-            ),
-            hung=tuple(self.hung),
-            taken_over=tuple(self.taken_over),
-            stalls=tuple(self.starts.stalls()) if ended else (),
-            tuning=self.tuned or self.pool.tuning,
-            waiting=self.waiting,
-            beside=self._all_beside(),
-            cramped=self.cramped,
-            lingering=self.lingering,
-            seating=self.seating,
-            unseated=tuple(self.unseated),
-            kept_out=self.kept_out,
-            neighbours=self.observed.neighbours,
-            at=self.now,
-            untried=all(pod.revision != self.pool.revision for pod in self.observed.pods),
-            wake_at=min(self.wakes, default=None),
-        )
-
-    def _losses(self) -> list[float]:
-        """When the next pod will count as lost, or as one that lingers."""
-        pods, now = self.observed.pods, self.now
-        loss = health.next_loss(pods, self.nodes, self.policy, now)
-        return [time for time in (loss, health.next_lingering(pods, now)) if time is not None]
-
-    def statuses(self) -> tuple[EngineStatus, ...]:
-        """How each wanted engine stands."""
-        return tuple(map(self._status, self.pool.running))
-
-    def _all_beside(self) -> tuple[EngineStatus, ...]:
-        """The engines that are to take the place of those that still serve."""
-        found = list[EngineStatus]()
-        for name, engine in self.wanted.items() if self.pool.max_surge else ():
-            groups_there = self.groups_of(name)
-            if groups_there.beside is not None:
-                found.append(self._beside(groups_there.beside))
-            elif self.tried(groups_there):
-                state = self.podless.get(name, EngineState.BACKOFF)
-                found.append(EngineStatus(engine=engine, state=state))
-        return tuple(found)
-
-    def unlisted(self) -> tuple[EngineStatus, ...]:
-        """Engines that run beside the wanted ones and hold their GPUs' memory.
-
-        Of what is on a lost node nobody knows when, or whether, it will be gone; nor of what is
-        still there long after its grace.  Nothing waits for these; for what such an engine has on
-        other nodes it does.  Those whose labels were taken
-        away run on, too.
-        """
-        listed = {found.live[0] for name in self.wanted if (found := self.groups_of(name)).live}
-        own = {group.first.uid for group in listed}
-        strays = self._strays()
-        # Of a group whose pods do not all stand aside the others are no engine by themselves.
-        split = {pod.uid for group in strays for pod in group.members}
-        beside = (
-            *(
-                group
-                for group in self.groups
-                if group not in listed and group.first.uid not in split
-            ),
-            *(group for group in strays if group.first.uid not in own),
-        )
-        running = (group for group in beside if group.runs and group.leader is not None)
-        given_up = {pod.uid for pod in self.lingering}
-        return tuple(
-            self._beside(group)
-            for group in sorted(running, key=lambda group: group.first.name)
-            if self._is_waited_for(group, given_up)
-        )
-
-    def _is_waited_for(self, group: Group, given_up: Collection[Uid]) -> bool:
-        if self._stands(group) is not _LOST:
-            return group.first.uid not in given_up
-        # What is left of it on other nodes is known to run there.
-        left = (pod for pod in group.members if self._health_of(pod) is not _LOST)
-        return any(pod.engine_runs and pod.uid not in given_up for pod in left)
-
-    def _strays(self) -> frozenset[Group]:
-        aside = self.observed.aside
-        return groups.with_any(groups.of(self.observed.all_pods), aside) if aside else frozenset()
-
-    def _beside(self, group: Group) -> EngineStatus:
-        engine = Engine(rank=NO_RANK, name=group.engine, devices=group.devices)
-        removed = any(pod.uid in self.removals for pod in group.members)
-        goes = group.ended or group.dying or removed
-        states = [_DYING if goes else self._health_of(pod) for pod in group.members]
-        current = self.pool.accepts(group.revision)
-        return groups.status(engine, group, states, current=current)
-
-    def _stands(self, group: Group) -> Health:
-        known = self.stands.get(group)  # of the groups that stand for engines
-        return known or groups.health(group, {p.uid: self._health_of(p) for p in group.members})
-
-    def _health_of(self, pod: ObservedPod) -> Health:
-        known = self.healths.get(pod.uid)
-        return known or health.health(pod, self.nodes, self.policy, self.now)
-
-    def _status(self, engine: Engine) -> EngineStatus:
-        group = self.groups_of(engine.name).kept
-        if group is None:
-            state = self.podless.get(engine.name, EngineState.CREATING)
-            return EngineStatus(engine=engine, state=state)
-        states: Sequence[Health] = (self.stands[group],)
-        if group.first.nodes > 1:
-            states = [self.healths[pod.uid] for pod in group.members]
-        current = self.pool.accepts(group.revision)
-        return groups.status(engine, group, states, current=current)

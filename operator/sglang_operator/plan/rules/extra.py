@@ -7,7 +7,8 @@ then the one that was there first is the engine, as the registry tells of it, an
 
 from sglang_operator.api.names import EngineName
 from sglang_operator.observed.groups import Group
-from sglang_operator.plan.planner import EngineGroups, Planner
+from sglang_operator.plan.engine_groups import EngineGroups
+from sglang_operator.plan.planner import Planner
 
 
 def remove_extra_pods(planner: Planner) -> None:

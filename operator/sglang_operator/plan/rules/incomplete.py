@@ -12,7 +12,8 @@ from sglang_operator.observed.engine_state import EngineState
 from sglang_operator.observed.groups import Group
 from sglang_operator.observed.health import Health
 from sglang_operator.plan import turns
-from sglang_operator.plan.planner import EngineGroups, Planner
+from sglang_operator.plan.engine_groups import EngineGroups
+from sglang_operator.plan.planner import Planner
 from sglang_operator.pool.resolve import Engine
 
 

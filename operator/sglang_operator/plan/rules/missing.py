@@ -11,7 +11,8 @@ from sglang_operator.diagnosis import causes
 from sglang_operator.observed.engine_state import EngineState
 from sglang_operator.observed.model import ObservedPod
 from sglang_operator.plan import restart, startup, turns
-from sglang_operator.plan.planner import EngineGroups, Planner
+from sglang_operator.plan.engine_groups import EngineGroups
+from sglang_operator.plan.planner import Planner
 from sglang_operator.plan.startup import FailureStreak
 
 

@@ -10,7 +10,8 @@ from dataclasses import replace
 from sglang_operator.observed.engine_state import EngineState
 from sglang_operator.observed.groups import Group
 from sglang_operator.plan import footing, rollout
-from sglang_operator.plan.planner import EngineGroups, Planner
+from sglang_operator.plan.engine_groups import EngineGroups
+from sglang_operator.plan.planner import Planner
 from sglang_operator.plan.rollout_state import Waits
 
 
