@@ -12,7 +12,7 @@ from sglang_operator.children import drift, engine_pod, gang_groups, kinds, weig
 from sglang_operator.gates.decide import GatePlan
 from sglang_operator.gates.lease import LeaseStep
 from sglang_operator.observed.model import Gate, Observed, ObservedChild, ObservedPod
-from sglang_operator.plan.decision import RemovePod
+from sglang_operator.plan.decision import ENDED_GRACE_SECONDS, RemovePod
 from sglang_operator.plan.plan import Plan
 from sglang_operator.pool.resolve import Owner, Pool
 from sglang_operator.weights import lease_state
@@ -84,10 +84,6 @@ class WriteLease:
     patch: Mapping[str, Any]  # bound to UID and version of the Lease that was seen
     reason: str
 
-
-# What another container of an ended engine's pod gets to stop: the grace of a drain is for
-# requests, and nobody answers any.
-ENDED_GRACE_SECONDS = 5
 
 PodAction = CreatePod | DeletePod
 GateAction = SetGate | WriteLease | CreateChild

@@ -68,7 +68,7 @@ class Decider:
             self._asker.holder,
             plan.unlisted,
         )
-        memory.said = weights.said
+        memory.said, memory.handed_on = weights.said, plan.handed_on
         memory.planning_seconds = time.perf_counter() - begun
         memory.meter.planned(pool, plan, at.steady)
         memory.meter.weighed(weights, at.steady)

@@ -25,7 +25,7 @@ from sglang_operator.controller.trying import Trial
 from sglang_operator.gates import decide
 from sglang_operator.kube.errors import ApiError
 from sglang_operator.observed import facts
-from sglang_operator.observed.model import EngineReport, ObservedChild, PodEvent
+from sglang_operator.observed.model import EngineReport, ObservedChild, ObservedPod, PodEvent
 from sglang_operator.observed.wire import CustomResource
 from sglang_operator.pool.resolve import EngineFacts, Pool, Refused
 from sglang_operator.pool.tuning import Tuning
@@ -125,6 +125,8 @@ class Memory:
     progress: Progress | None = None  # of its rollout, as it was told last
     stepped_at: float = float("-inf")  # the last own step in the Lease
     said: Transaction | None = None  # what the weights Lease said last
+    # Pods that went before their next ones are made, with the failures that those follow.
+    handed_on: Mapping[names.EngineName, ObservedPod] = field(default_factory=dict)
     # What engines of each revision are started with; None: the registry has not been read yet.
     revisions: dict[str, EngineFacts] | None = None
     awaited: decide.TrainerSignal = field(default_factory=decide.TrainerSignal)  # last published

@@ -99,6 +99,7 @@ class Observer:
             refused_revision=memory.trial.refused(at.steady),
             doubted_revision=memory.trial.doubted,
             last_gone=self._view.pods.lost_at(key),
+            handed_on=memory.handed_on,
             leaving=leaving.why(record, namespace_ends=memory.namespace_ends(at.steady)),
         )
 
@@ -109,7 +110,7 @@ class Observer:
             for pod in own
             if pod.gpus_seen and pod.node
             for entry in self._view.pods.on(pod.node)
-            if entry.pool != key and not entry.pod.ended
+            if entry.pool != key and entry.pod.may_hold_memory
             if not set(pod.gpus_seen).isdisjoint(entry.pod.gpus_seen)
         }
         return tuple(sorted(found))
@@ -119,7 +120,7 @@ class Observer:
         out, or about to be, for their own pool is gone.  Pools that are there share GPUs as told.
         """
         for entry in self._view.pods.uncounted():
-            if entry.owner == uid or entry.pod.ended:
+            if entry.owner == uid or not entry.pod.may_hold_memory:
                 continue
             pool = entry.pool
             stays = self._view.pools.has(pool.namespace, pool.name, entry.owner)

@@ -301,6 +301,14 @@ class ObservedPod:
         return self.phase not in _DONE
 
     @property
+    def may_hold_memory(self) -> bool:
+        """Whether its engine may hold memory of its GPUs, or is yet to.
+
+        It runs on in a pod that has ended for want of another container.
+        """
+        return not (self.over or self.phase in _DONE)
+
+    @property
     def broken(self) -> Companion | None:
         """The container without which the pod can never be Ready, and that ended for good."""
         return next((c for c in self.companions if c.fatal), None)
@@ -449,6 +457,9 @@ class Observed:
     creates_refused: bool = False  # the last were: what is tried again is told once it is there
     # Pods that were to go, and whose delete was not taken: they are told as they are.
     stays: frozenset[Uid] = frozenset()
+    # Pods that had to go before their engines' next ones are made, with the failures that these
+    # follow: the next ones cannot be beside them to carry that on.
+    handed_on: Mapping[EngineName, ObservedPod] = field(default_factory=dict)
     # When a pod of the pool was last seen to leave, or to be on its way (steady).
     last_gone: float = 0.0
     # Why nothing is made any more: what is there is the garbage collector's, and serves until then.

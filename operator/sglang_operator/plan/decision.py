@@ -15,6 +15,9 @@ from sglang_operator.plan.startup import FailureStreak, Stall
 from sglang_operator.pool.resolve import Engine
 from sglang_operator.pool.tuning import Tuning
 
+# What a pod gets to stop in which nobody answers any more: the grace of a drain is for requests.
+ENDED_GRACE_SECONDS = 5
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CreateEngine:
@@ -79,8 +82,9 @@ class Plan:
     seating: Seating | None = None  # where pods belong, if that is not the scheduler's to say
     neighbours: tuple[str, ...] = ()  # other pools that have engines on its GPUs
     unseated: tuple[EngineName, ...] = ()  # engines that have no pods for want of a seat
-    # Engines that wait for GPUs which a pod of another pool, or of an earlier one, may hold.
+    # Engines that wait for GPUs which a pod may hold that is none of the pool's engines: its name.
     kept_out: Mapping[EngineName, str] = field(default_factory=dict)
+    handed_on: Mapping[EngineName, ObservedPod] = field(default_factory=dict)  # for the next pass
     untried: bool = False  # there is no pod of the present revision
     lingering: tuple[ObservedPod, ...] = ()  # deleted, and still there long after their grace
     at: float = 0.0  # the time for which this holds, by the steady clock

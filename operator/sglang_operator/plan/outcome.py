@@ -1,8 +1,8 @@
 """What comes of a pass: all that its rules decided, and how the engines stand.  Pure."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
-from sglang_operator.api.names import Uid
+from sglang_operator.api.names import EngineName, Uid
 from sglang_operator.observed import groups, health
 from sglang_operator.observed.engine_state import EngineState
 from sglang_operator.observed.engines import EngineStatus
@@ -58,11 +58,19 @@ def plan(planner: Planner) -> Plan:
         seating=planner.seating,
         unseated=tuple(planner.unseated),
         kept_out=planner.kept_out,
+        handed_on=_all_handed_on(planner),
         neighbours=planner.observed.neighbours,
         at=planner.now,
         untried=all(pod.revision != planner.pool.revision for pod in planner.observed.pods),
         wake_at=min(planner.wakes, default=None),
     )
+
+
+def _all_handed_on(planner: Planner) -> Mapping[EngineName, ObservedPod]:
+    """Until the next pod is there: that knows of the failures itself."""
+    known = planner.observed.handed_on.items()
+    kept = {n: pod for n, pod in known if n in planner.wanted and not planner.groups_of(n).live}
+    return kept | planner.handed_on
 
 
 def _losses(planner: Planner) -> list[float]:

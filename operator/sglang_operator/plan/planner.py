@@ -19,7 +19,7 @@ other stamps alone.
 """
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 
 from sglang_operator.api import spec
@@ -30,7 +30,8 @@ from sglang_operator.observed.engine_state import EngineState
 from sglang_operator.observed.groups import Group
 from sglang_operator.observed.health import Health
 from sglang_operator.observed.model import Observed, ObservedPod
-from sglang_operator.plan import footing, seating, startup, turns
+from sglang_operator.placement.seats import Seat
+from sglang_operator.plan import footing, restart, seating, startup, turns
 from sglang_operator.plan.decision import CreateEngine, HungPod, RemovePod
 from sglang_operator.plan.engine_groups import NO_GROUPS, EngineGroups
 from sglang_operator.plan.rollout_state import Waiting
@@ -74,7 +75,8 @@ class Planner:
         self.cramped: str | None = None  # why there is no room for such: "" if nobody says
         self.tuned: Tuning | None = None
         self.unseated: list[EngineName] = []
-        self.kept_out: dict[EngineName, str] = {}  # by a pod of another pool, by its name
+        self.kept_out: dict[EngineName, str] = {}  # by what is none of its engines
+        self.handed_on: dict[EngineName, ObservedPod] = {}
         # Where pods belong, if that is not the scheduler's to say.
         self.seating = seating.of(pool, observed)
 
@@ -210,9 +212,17 @@ class Planner:
         current = group.first if group is not None and accepts(group.revision) else None
         if current is not None or (last is not None and not accepts(last.revision)):
             last = None
+        streak = self.streak(last)
+        if group is None and not found.ended and (before := self.handed(name)) is not None:
+            streak = startup.streak_before(before)
         return StartupState(
-            up=current is not None and self.is_up(group), pod=current, streak=self.streak(last)
+            up=current is not None and self.is_up(group), pod=current, streak=streak
         )
+
+    def handed(self, name: EngineName) -> ObservedPod | None:
+        """One that is gone, with the failures that the engine's next pod follows."""
+        pod = self.observed.handed_on.get(name)
+        return pod if pod is not None and self.pool.accepts(pod.revision) else None
 
     def tried(self, found: EngineGroups) -> bool:
         """Whether one beside the engine that serves has ended, and the next one is yet to come."""
@@ -276,9 +286,16 @@ class Planner:
 
         Where it comes ``after`` a pod, it does once the API server has taken that one's delete.
         Of several the leader is made once all others are seen (``rules.incomplete``).
+        Nothing is made that has no seat, or while others may hold its GPUs.
         """
         attempt = self.groups_of(engine.name).highest + 1
-        seats = self.seating.seats[engine.name] if self.seating is not None else ()
+        seats = self._claim(engine, range(engine.pods))
+        if seats is None:
+            if after is not None:
+                self.hand_on(after, failures, streak)
+            if streak is not None and engine.name in self.handed_on:
+                self.starts.begin(streak)
+            return
         self.creates.append(
             CreateEngine(
                 engine=engine,
@@ -288,7 +305,7 @@ class Planner:
                 streak=streak,
                 after=after,
                 node_ranks=tuple(range(1, engine.pods)) or (0,),
-                seats=seats,
+                seats=tuple(seats),
             )
         )
         if streak is not None:
@@ -301,9 +318,9 @@ class Planner:
     def complete(self, engine: Engine, group: Group, node_ranks: tuple[int, ...]) -> None:
         """The engine gets those of its pods that are missing."""
         first = group.first
-        seats = self.seating.seats.get(engine.name, ()) if self.seating is not None else ()
-        if self.seating is not None and not seats:
-            return  # nobody knows where they belong
+        seats = self._claim(engine, node_ranks)
+        if seats is None:
+            return
         self.creates.append(
             CreateEngine(
                 engine=engine,
@@ -312,6 +329,42 @@ class Planner:
                 reason="its other pods are there",
                 streak=startup.streak_before(first),
                 node_ranks=node_ranks,
-                seats=seats,
+                seats=tuple(seats),
             )
         )
+
+    def _claim(self, engine: Engine, node_ranks: Iterable[int]) -> Sequence[Seat] | None:
+        """The seats of its pods, if those of these node ranks may be made now; None: it waits."""
+        if self.seating is None:
+            return ()
+        seats = self.seating.seats.get(engine.name)
+        held = self._holders.of(seats[rank] for rank in node_ranks) if seats else ()
+        if seats and not held:
+            return seats
+        self.podless[engine.name] = EngineState.WAITING
+        for pod in held:
+            state = self.healths.get(pod.uid)
+            if state is None:
+                self.kept_out[engine.name] = pod.name
+                if pod in self.observed.departing:  # nobody wakes a pool for those of others
+                    self.wakes.append(self.now + seating.LOOK_SECONDS)
+            elif state is _ENDED:
+                self.let_go(pod, f"engine {engine.name} is to have its GPUs")
+        return None
+
+    @cached_property
+    def _holders(self) -> seating.Holders:
+        return seating.Holders(self.observed)
+
+    def let_go(self, pod: ObservedPod, why: str) -> None:
+        """One that has ended, and whose engine runs on, goes once its failure is recorded."""
+        if pod.uid not in self.observed.recorded:
+            return
+        self.remove(pod, why, drains=False)
+        last = self.last_end(self.groups_of(pod.engine))
+        if last is not None:
+            self.hand_on(last, restart.failures(last, self.policy), self.streak(last))
+
+    def hand_on(self, pod: ObservedPod, failures: int, streak: FailureStreak | None) -> None:
+        """The engine's next pod follows these failures, though this one goes before it."""
+        self.handed_on[pod.engine] = startup.following(pod, failures, streak)

@@ -1,6 +1,6 @@
 """Where the pods of a pool's engines belong, by what is seen, and who is still there.  Pure."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import chain
 
 from sglang_operator.api.names import slots_name
@@ -10,6 +10,8 @@ from sglang_operator.placement import seats
 from sglang_operator.placement.seats import Seat, Seating, Seen
 from sglang_operator.placement.slots import Slots
 from sglang_operator.pool.resolve import Pool
+
+LOOK_SECONDS = 2.0  # between two looks whether another pool's pod is gone
 
 
 def of(pool: Pool, observed: Observed) -> Seating | None:
@@ -32,7 +34,7 @@ def left_behind(observed: Observed) -> Sequence[ObservedPod]:
         for group in groups.of(observed.pods)
         if known.left(group.engine, [pod.slot for pod in group.members])
         for pod in group.members
-        if not (pod.ended or pod.deleting)
+        if pod.may_hold_memory and not pod.deleting
     ]
 
 
@@ -47,13 +49,22 @@ def _seen(pool: Pool, observed: Observed) -> Seen:
     return Seen(published=data, trainers=observed.trainers, nodes=there)
 
 
-def taken_by(wanted: Collection[Seat], observed: Observed) -> ObservedPod | None:
-    """A pod whose engine may still hold the memory of these GPUs, or is yet to: one of the pool, or
-    one of another that is on its way out.
+class Holders:
+    """Who may hold the memory of which GPUs, or is yet to: engines of the pool, and others that are
+    on their way out.
 
     No scheduler counts them, so that another would be put beside it.  By their UUIDs alone: a pod
     that has no node yet comes to them all the same.
     """
-    gpus = {gpu for seat in wanted for gpu in seat.gpus}
-    every = chain(observed.all_pods, observed.departing)
-    return next((pod for pod in every if not (pod.ended or gpus.isdisjoint(pod.gpus_seen))), None)
+
+    def __init__(self, observed: Observed) -> None:
+        self._pods: dict[str, list[ObservedPod]] = {}
+        for pod in chain(observed.all_pods, observed.departing):
+            for gpu in pod.gpus_seen if pod.may_hold_memory else ():
+                self._pods.setdefault(gpu, []).append(pod)
+
+    def of(self, wanted: Iterable[Seat]) -> Sequence[ObservedPod]:
+        """The pods that have GPUs of these seats, each once."""
+        gpus = (gpu for seat in wanted for gpu in seat.gpus)
+        found = {pod.uid: pod for gpu in gpus for pod in self._pods.get(gpu, ())}
+        return tuple(found.values())

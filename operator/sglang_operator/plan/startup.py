@@ -12,7 +12,7 @@ failed stays until its replacement exists.
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from sglang_operator.api.names import EngineName
@@ -61,6 +61,12 @@ def streak_before(pod: ObservedPod) -> FailureStreak | None:
     if not pod.startup_failures:
         return None
     return FailureStreak(reason=pod.startup_reason, count=pod.startup_failures)
+
+
+def following(pod: ObservedPod, failures: int, streak: FailureStreak | None) -> ObservedPod:
+    """This pod, as one that follows these failures."""
+    count, reason = (streak.count, streak.reason) if streak is not None else (0, "")
+    return replace(pod, failures=failures, startup_failures=count, startup_reason=reason)
 
 
 def streak_of_group(group: Group, pod: ObservedPod, told: Diagnosis) -> FailureStreak | None:

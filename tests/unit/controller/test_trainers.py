@@ -210,3 +210,71 @@ def test_what_a_trainer_has_published_stays_whatever_becomes_of_the_rest():
             assert api.objects[SLOTS]["data"] == {"node-rank-0": written(a_slot(0))}
 
     asyncio.run(story())
+
+
+SHARE = {"load_format": "auto", "mem_fraction_static": 0.7}
+TIMES = {"startedAt": "2026-01-01T00:00:00Z", "finishedAt": "2026-01-01T00:00:20Z"}
+NO_MEMORY = "ValueError: Not enough memory. Please try to increase --mem-fraction-static."
+ENGINE = {"name": names.ENGINE_CONTAINER, "containerID": "containerd://2"}
+LOOPS = [
+    {
+        **ENGINE,
+        "restartCount": 2,
+        "state": {"waiting": {"reason": "CrashLoopBackOff"}},
+        "lastState": {"terminated": {"exitCode": 1, "message": NO_MEMORY, **TIMES}},
+    }
+]
+RUNS_ON = [
+    {**ENGINE, "ready": True, "state": {"running": {"startedAt": TIMES["startedAt"]}}},
+    {
+        "name": "log-shipper",
+        "containerID": "containerd://3",
+        "state": {"terminated": {"exitCode": 1, **TIMES}},
+    },
+]
+
+
+@pytest.mark.parametrize(
+    ("spec", "containers", "known"),
+    [
+        (
+            {"strategy_args": {"strategy_name": "sglang", "strategy_config": SHARE}},
+            LOOPS,
+            {names.ANNOTATION_FAILURES: "1", names.ANNOTATION_STARTUP_FAILURES: "2"},
+        ),
+        ({}, RUNS_ON, {names.ANNOTATION_FAILURES: "1"}),
+    ],
+    ids=["kubelet starts it again and again", "another container has ended for good"],
+)
+def test_a_pod_is_gone_before_the_next_is_made_which_knows_of_its_failures(spec, containers, known):
+    """Two engines would have one GPU's memory."""
+    slot = a_slot(0)
+    asked: list[tuple[str, int]] = []
+
+    async def story() -> None:
+        api = fake_api.Api()
+
+        async def request(method: str, path: str, **rest: Any) -> bytes:
+            if path.startswith("/api/v1/namespaces/rl/pods"):
+                asked.append((method, len(engines(api))))
+            return await answers(method, path, **rest)
+
+        async with fake_api.operator(api, watch_nodes=False):
+            run_trainer(api, slot)
+            api.make(*KEY, placement=SHARED, **spec)
+            await api.until(lambda: SLOTS in api.objects)
+            publish(api, slot)
+            await api.until(lambda: api.reason(*KEY) == "PoolReady")
+            (first,) = engines(api)
+            answers, api.request = api.request, request  # type: ignore[method-assign]
+            conditions = [{"type": "PodScheduled", "status": "True"}]
+            status = {"phase": "Running", "conditions": conditions, "containerStatuses": containers}
+            path = paths.pod("rl", first["metadata"]["name"])
+            api.touch(path, {"spec": {"nodeName": slot.node}, "status": status})
+            uid = first["metadata"]["uid"]
+            await api.until(lambda: [p for p in engines(api) if p["metadata"]["uid"] != uid])
+            (second,) = engines(api)
+            assert known.items() <= second["metadata"]["annotations"].items()
+            assert all(there == 0 for method, there in asked if method == "POST")
+
+    asyncio.run(story())

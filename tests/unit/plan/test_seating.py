@@ -6,13 +6,38 @@ import pytest
 
 from sglang_operator.api import names
 from sglang_operator.observed.engine_state import EngineState
-from sglang_operator.observed.model import Gate, Observed, ObservedNode
+from sglang_operator.observed.model import (
+    Companion,
+    ContainerKind,
+    Gate,
+    Observed,
+    ObservedNode,
+    Termination,
+)
 from sglang_operator.placement.seats import TrainerPod
 from sglang_operator.plan import seating
 from sglang_operator.plan.rollout_state import Waits
 from sglang_operator.status import compute as status
-from tests.builders import NOW, a_pod, a_pool, all_pods, created, planned, removed, weighed
-from tests.unit.placement.trainers import THREE, a_shared_pool, a_slot, by_hand, pods, seen
+from tests.builders import (
+    CUDA_OUT_OF_MEMORY,
+    NOW,
+    a_pod,
+    a_pool,
+    all_pods,
+    created,
+    planned,
+    removed,
+    weighed,
+)
+from tests.unit.placement.trainers import (
+    THREE,
+    a_shared_pool,
+    a_slot,
+    by_hand,
+    pods,
+    published,
+    seen,
+)
 
 POOL = a_shared_pool()
 EVERY = [engine.name for engine in POOL.engines]
@@ -348,3 +373,127 @@ def test_a_rollout_that_waits_for_seats_says_so():
     told = _conditions(after, found)
     assert told["Ready"]["reason"] == "RolloutWaiting"
     assert "nobody has said which GPUs" in told["Ready"]["message"]
+
+
+# --- one question before each pod: has it a seat, and are its GPUs free?
+
+SHARE = {"strategy_name": "sglang", "strategy_config": {"mem_fraction_static": 0.7}}
+IN_PLACE = a_shared_pool(**UNGATED, strategy_args=SHARE)
+
+
+def _looping(here, count=1):
+    """The first of these fail at their start, and kubelet starts them again in place."""
+    end = Termination(
+        exit_code=137,
+        reason="Error",
+        message=CUDA_OUT_OF_MEMORY,
+        finished=NOW - 5,
+        started=NOW - 60,
+    )
+    loops = {
+        "restarts": 1,
+        "last_termination": end,
+        "containers_ready": False,
+        "containers_ready_changed": NOW - 100,
+        "ready": False,
+        "answered": False,
+    }
+    return [*(dataclasses.replace(pod, **loops) for pod in here[:count]), *here[count:]]
+
+
+def _run_on(pod, **changes):
+    """A container that somebody else put there has ended for good, and the engine runs on."""
+    end = Termination(exit_code=1, reason="Error", message="", finished=NOW - 1, started=NOW - 50)
+    shipper = Companion(name="log-shipper", kind=ContainerKind.SIDECAR, over=True, termination=end)
+    values = {"companions": (shipper,), "containers_ready": False, "ready": False}
+    seen_at = pod.seen._replace(ended=NOW - 1)
+    values |= {"engine_runs": True, "ended_at": NOW - 1, "seen": seen_at}
+    return dataclasses.replace(pod, **values | changes)
+
+
+def _going(pod, due=NOW + 600, **changes):
+    seen_at = pod.seen._replace(going=NOW - 1, due=due)
+    values = {"deleting": True, "deletion_asked": NOW - 1, "deletion_due": due, "seen": seen_at}
+    return dataclasses.replace(pod, **values | changes)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"data": published(*THREE[1:])},
+        {"data": published(THREE[0], dataclasses.replace(THREE[1], gpus=THREE[0].gpus), THREE[2])},
+        {"nodes": {}},
+        {"data": {}},
+    ],
+    ids=["its slot is said no more", "a GPU twice", "no such node", "the map is lost"],
+)
+def test_an_engine_that_loops_without_a_seat_is_kubelets_and_all_else_goes_on(changes):
+    here = _looping(seated(IN_PLACE, ready=True))
+    found = plan(here, pool=IN_PLACE, **changes)
+    assert not found.creates
+    assert not found.removals
+    gone = plan(here, pool=IN_PLACE, **changes, trainers=pods(*THREE[:2]))
+    assert {removal.pod.engine for removal in gone.removals} == set(EVERY[8:])
+
+
+def test_an_engine_that_loops_is_gone_before_the_next_one_is_made_and_its_failure_is_kept():
+    here = _looping(seated(IN_PLACE, ready=True))
+    first = plan(here, pool=IN_PLACE)
+    assert removed(first) == [here[0].name]
+    assert not first.removals[0].drains
+    assert not first.creates
+    assert first.engines[0].state is EngineState.WAITING
+    assert [pod.name for pod in first.taken_over] == [here[0].name]
+    leaves = plan([_going(here[0], NOW + 5), *here[1:]], pool=IN_PLACE, handed_on=first.handed_on)
+    assert not leaves.creates
+    then = plan(here[1:], pool=IN_PLACE, handed_on=leaves.handed_on)
+    assert created(then) == [(EVERY[0], 0)]
+    assert then.creates[0].failures == 1
+    assert then.creates[0].streak is not None
+    assert (then.creates[0].streak.reason, then.creates[0].streak.count) == ("CUDAOutOfMemory", 1)
+
+
+def test_what_was_handed_on_is_known_until_the_next_pod_is_there_and_of_its_revision_alone():
+    here = _looping(seated(IN_PLACE, ready=True))
+    told = plan(here, pool=IN_PLACE).handed_on
+    assert set(told) == {EVERY[0]}
+    assert not plan(seated(IN_PLACE), pool=IN_PLACE, handed_on=told).handed_on
+    after = a_shared_pool(**UNGATED, strategy_args=SHARE, seed=9)
+    anew = seated(after, ready=True)[1:]
+    assert plan(anew, pool=after, handed_on=told).creates[0].failures == 0
+
+
+def test_an_engine_that_runs_on_in_a_pod_that_has_ended_goes_before_the_next_one_comes():
+    here = seated(ready=True, gate=Gate(is_open=True))
+    here[0] = _run_on(here[0], failures=2)
+    untold = plan(here)
+    assert not untold.creates
+    assert not untold.removals  # its failure is told first
+    waits = plan(here, recorded=frozenset({here[0].uid}))
+    assert not waits.removals  # nor is its backoff over
+    due = planned(POOL, here, NOW + 3600, **seen(POOL, *THREE), recorded=frozenset({here[0].uid}))
+    assert removed(due) == [here[0].name]
+    assert not due.creates
+    then = plan(here[1:], handed_on=due.handed_on)
+    assert created(then) == [(EVERY[0], 0)]
+    assert then.creates[0].failures == 3
+
+
+def test_another_engine_waits_for_one_that_runs_on_in_a_pod_that_has_ended():
+    wider = a_shared_pool(num_gpus_per_worker=4)
+    here = [_run_on(seated()[0])]
+    found = plan(here, pool=wider)
+    assert [name for name, _ in created(found)] == [e.name for e in wider.engines[1:]]
+    other = dataclasses.replace(here[0], name="other-g0-1-0", uid=names.Uid("other"))
+    assert [name for name, _ in created(plan([], departing=(other,)))] == EVERY[1:]
+
+
+def test_an_engine_of_two_pods_gets_no_leader_where_another_is_not_gone_yet():
+    pool = a_shared_pool(num_gpus_per_worker=16, device_mapping="list(range(0,16))")
+    leader, follower = seated(pool, containers_ready=False)
+    other = dataclasses.replace(leader, name="other-g0-15-0", uid=names.Uid("other"))
+    found = plan([follower], pool=pool, departing=(_going(other),))
+    assert not found.creates
+    assert found.kept_out == {"g0-15": "other-g0-15-0"}
+    assert found.wake_at is not None
+    assert [each.node_ranks for each in plan([follower], pool=pool).creates] == [(0,)]

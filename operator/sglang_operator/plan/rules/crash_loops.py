@@ -26,12 +26,15 @@ def take_over_crash_loops(planner: Planner) -> None:
         streak = startup.streak_in_place(pod, told)
         if streak is None or not planner.pool.accepts(pod.revision):
             continue
-        planner.remove(pod, f"its container fails at its start: {told.reason}")
+        if engine.name in planner.without_seat:
+            continue  # it could not come back: kubelet goes on with it
+        planner.remove(pod, f"its container fails at its start: {told.reason}", drains=False)
         if group is found.beside:
             found.beside = None
         else:
             found.live.remove(group)
         planner.taken_over.append(pod)
-        # What is known of its failures goes with the pod, so nothing else waits for another pass.
+        # What is known of its failures goes with the pod, so nothing else waits for another pass;
+        # where no scheduler counts its GPUs the next pod waits, and that is remembered for it.
         why = f"pod {pod.name} is taken over"
         planner.create(engine, reason=why, failures=1, streak=streak, after=pod)

@@ -45,8 +45,9 @@ def create_missing_engines(planner: Planner) -> None:
             planner.podless[engine.name] = EngineState.WAITING
         else:
             failures = restart.failures(last, planner.policy) if last else 0
-            if last is None and (waited := _waited_in_vain(planner, found)) is not None:
-                failures, streak = waited.failures, startup.streak_before(waited)
+            before = _waited_in_vain(planner, found) or planner.handed(engine.name)
+            if last is None and before is not None:
+                failures, streak = before.failures, startup.streak_before(before)
             why = _why(planner, found, last)
             planner.create(engine, reason=why, failures=failures, streak=streak)
 

@@ -6,10 +6,10 @@ trainer is; gated ones behind a closed gate.
 """
 
 from sglang_operator.observed.engine_state import EngineState
+from sglang_operator.observed.groups import Group
+from sglang_operator.observed.health import Health
 from sglang_operator.plan.planner import Planner
-from sglang_operator.plan.seating import taken_by, trainer_alone
-
-LOOK_SECONDS = 2.0  # between two looks whether another pool's pod is gone
+from sglang_operator.plan.seating import trainer_alone
 
 
 def follow_the_trainer(planner: Planner) -> None:
@@ -19,26 +19,27 @@ def follow_the_trainer(planner: Planner) -> None:
         return  # as for most pools
     # Those that were made in this mode stay on the trainer's GPUs also where another is wanted now.
     stays_with = seating or trainer_alone(planner.observed)
-    for name, found in planner.engines.items():
-        for group in [g for g in found.live if not planner.stays(g)]:
-            why = stays_with.left(name, [pod.slot for pod in group.members])
-            if not why:
-                continue
-            planner.remove_group(group, why, at_once=True, drains=False)
-            found.live.remove(group)
-            found.dying.append(group)
-            planner.podless.setdefault(name, EngineState.WAITING)
-    if seating is None:
-        return
-    for name in planner.wanted:
-        if planner.groups_of(name).live:
+    for group in planner.groups:
+        if planner.stays(group):
             continue
-        if name in planner.without_seat:
+        why = stays_with.left(group.engine, [pod.slot for pod in group.members])
+        if why:
+            _leave(planner, group, why)
+    for name in planner.without_seat:
+        if not planner.groups_of(name).live:
             planner.podless[name] = EngineState.WAITING
             planner.unseated.append(name)
-        elif (other := taken_by(seating.seats[name], planner.observed)) is not None:
-            planner.podless[name] = EngineState.WAITING
-            if other in planner.observed.departing:
-                # Nobody wakes a pool for the pods of others.
-                planner.kept_out[name] = other.name
-                planner.wakes.append(planner.now + LOOK_SECONDS)
+
+
+def _leave(planner: Planner, group: Group, why: str) -> None:
+    """At once, also those that drain, or have ended in part: whatever may run is on its GPUs."""
+    for pod in group.members:
+        if planner.healths[pod.uid] is not Health.ENDED:
+            planner.remove(pod, why, drains=False)
+        elif pod.may_hold_memory:
+            planner.let_go(pod, why)
+    found = planner.groups_of(group.engine)
+    if group in found.live:
+        found.live.remove(group)
+        found.dying.append(group)
+        planner.podless.setdefault(group.engine, EngineState.WAITING)
