@@ -114,7 +114,7 @@ class Reconciler:
         if await self._actor.gates(this, decision):
             this.requeue.now(Reason.GATES_MOVED)
             return
-        if behind := seating.left_behind(decision.observed):
+        if behind := seating.left_behind(decision.observed, at):
             await self._beside_gates(this, decide, self._actor.remove(this, behind))
         publishing = self._publisher.publish_refused(this, decision, refused)
         await self._beside_gates(this, decide, publishing)

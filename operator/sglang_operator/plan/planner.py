@@ -20,6 +20,7 @@ other stamps alone.
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 
 from sglang_operator.api import spec
@@ -32,7 +33,7 @@ from sglang_operator.observed.health import Health
 from sglang_operator.observed.model import Observed, ObservedPod
 from sglang_operator.placement.seats import Seat
 from sglang_operator.plan import footing, restart, seating, startup, turns
-from sglang_operator.plan.decision import CreateEngine, HungPod, RemovePod
+from sglang_operator.plan.decision import ENDED_GRACE_SECONDS, CreateEngine, HungPod, RemovePod
 from sglang_operator.plan.engine_groups import NO_GROUPS, EngineGroups
 from sglang_operator.plan.rollout_state import Waiting
 from sglang_operator.plan.startup import CanaryStart, FailureStreak, StartupState
@@ -250,10 +251,17 @@ class Planner:
     def remove(
         self, pod: ObservedPod, reason: str, *, replaced: bool = False, drains: bool = True
     ) -> None:
-        """The pod is to be deleted, unless it is being deleted already."""
-        if not pod.deleting and pod.uid not in self.observed.stays:
-            removal = RemovePod(pod=pod, reason=reason, replaced=replaced, drains=drains)
-            self.removals.setdefault(pod.uid, removal)
+        """The pod is to be deleted.
+
+        One that is being deleted already is so once more where nothing of it drains any more.
+        """
+        soon = pod.seen.due <= self.now + ENDED_GRACE_SECONDS or not pod.may_hold_memory
+        if pod.uid in self.observed.stays or (pod.deleting and (drains or soon)):
+            return
+        removal = RemovePod(pod=pod, reason=reason, replaced=replaced, drains=drains)
+        known = self.removals.setdefault(pod.uid, removal)
+        if known.drains and not drains:
+            self.removals[pod.uid] = replace(known, drains=False)
 
     def remove_group(
         self,

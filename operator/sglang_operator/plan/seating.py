@@ -9,6 +9,7 @@ from sglang_operator.observed.model import Observed, ObservedPod
 from sglang_operator.placement import seats
 from sglang_operator.placement.seats import Seat, Seating, Seen
 from sglang_operator.placement.slots import Slots
+from sglang_operator.plan.decision import ENDED_GRACE_SECONDS
 from sglang_operator.pool.resolve import Pool
 
 LOOK_SECONDS = 2.0  # between two looks whether another pool's pod is gone
@@ -24,8 +25,9 @@ def trainer_alone(observed: Observed) -> Seating:
     return seats.seating(Slots(), {}, 1, Seen(trainers=observed.trainers), "")
 
 
-def left_behind(observed: Observed) -> Sequence[ObservedPod]:
-    """The pods of engines whose trainer is gone, whatever their pool wants, and that do not go."""
+def left_behind(observed: Observed, now: float) -> Sequence[ObservedPod]:
+    """The pods of engines whose trainer is gone, whatever their pool wants, and that do not go at
+    once: those that drain do not."""
     if observed.leaving or not any(pod.slot for pod in observed.pods):
         return ()
     known = trainer_alone(observed)
@@ -34,7 +36,7 @@ def left_behind(observed: Observed) -> Sequence[ObservedPod]:
         for group in groups.of(observed.pods)
         if known.left(group.engine, [pod.slot for pod in group.members])
         for pod in group.members
-        if pod.may_hold_memory and not pod.deleting
+        if pod.may_hold_memory and not (pod.deleting and pod.seen.due <= now + ENDED_GRACE_SECONDS)
     ]
 
 

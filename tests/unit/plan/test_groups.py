@@ -133,7 +133,12 @@ def test_a_leader_that_drains_keeps_its_ranks_until_it_has_ended():
 
 
 def test_a_leader_that_has_lost_a_rank_has_nothing_to_drain():
+    """So what was asked to go within the grace of a drain is asked once more, with less."""
     plan = planned(POOL, draining(GOING, deleting=True, deletion_due=NOW + 25) + members(SECOND))
+    assert removed(plan) == ["g0-23-0n0", "g0-23-0n1", "g0-23-0n2"]
+    assert not any(removal.drains for removal in plan.removals)
+    soon = {**GOING, "deletion_due": NOW + 5}
+    plan = planned(POOL, draining(soon, deleting=True, deletion_due=NOW + 5) + members(SECOND))
     assert removed(plan) == ["g0-23-0n2"]
 
 

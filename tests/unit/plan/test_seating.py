@@ -497,3 +497,51 @@ def test_an_engine_of_two_pods_gets_no_leader_where_another_is_not_gone_yet():
     assert found.kept_out == {"g0-15": "other-g0-15-0"}
     assert found.wake_at is not None
     assert [each.node_ranks for each in plan([follower], pool=pool).creates] == [(0,)]
+
+
+# --- a trainer that is gone waits for no drain
+
+
+@pytest.mark.parametrize("wanted", [True, False], ids=["wanted", "suspended"])
+def test_an_engine_that_drains_is_deleted_again_once_its_trainer_is_gone(wanted):
+    pool = POOL if wanted else a_shared_pool(suspend=True)
+    here = seated(POOL, ready=True, gate=Gate(is_open=True))[:1]
+    drains = [_going(here[0])]
+    assert not plan(drains, pool=pool).removals
+    found = plan(drains, pool=pool, trainers=pods(*THREE[1:]))
+    assert [(removal.pod.name, removal.drains) for removal in found.removals] == [
+        (here[0].name, False)
+    ]
+    again = plan([_going(here[0], NOW + 5)], pool=pool, trainers=pods(*THREE[1:]))
+    assert not again.removals
+
+
+def test_the_followers_of_an_engine_that_drains_go_with_its_trainer():
+    pool = a_shared_pool(num_gpus_per_worker=16, device_mapping="list(range(0,16))", suspend=True)
+    wanted = a_shared_pool(num_gpus_per_worker=16, device_mapping="list(range(0,16))")
+    leader, follower = seated(wanted, ready=True, answered=True)
+    drains = [_going(leader), follower]
+    assert not plan(drains, pool=pool).removals
+    found = plan(drains, pool=pool, trainers={})
+    assert set(removed(found)) == {leader.name, follower.name}
+    assert not any(removal.drains for removal in found.removals)
+
+
+def test_what_has_ended_and_runs_on_goes_with_its_trainer_and_its_failure_is_kept():
+    here = [_run_on(seated()[0], failures=2)]
+    found = plan(here, trainers=pods(*THREE[1:]), recorded=frozenset({here[0].uid}))
+    assert removed(found) == [here[0].name]
+    assert found.handed_on[EVERY[0]].failures == 3
+
+
+def test_under_a_refused_spec_all_that_may_run_beside_no_trainer_is_named():
+    pool = a_shared_pool(num_gpus_per_worker=16, device_mapping="list(range(0,16))")
+    leader, follower = seated(pool, ready=True, answered=True)
+
+    def behind(*here):
+        observed = Observed(pods=here, **seen(pool, *THREE, trainers={}))
+        return [pod.name for pod in seating.left_behind(observed, NOW)]
+
+    assert behind(_going(leader), follower) == [leader.name, follower.name]
+    assert behind(_going(leader, NOW + 5), _run_on(follower)) == [follower.name]
+    assert behind(dataclasses.replace(leader, phase="Failed", over=True)) == []

@@ -13,4 +13,4 @@ def remove_recorded_ends(planner: Planner) -> None:
         for pod in (pod for group in found.ended for pod in group.members):
             superseded = replaced or pod.attempt < found.highest or (blocked and pod.holds_gpus)
             if superseded and pod.uid in planner.observed.recorded:
-                planner.remove(pod, "ended, and another pod took over")
+                planner.remove(pod, "ended, and another pod took over", drains=False)
