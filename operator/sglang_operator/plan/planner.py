@@ -234,6 +234,11 @@ class Planner:
             return False
         return last.engine in self.wanted and not accepts(found.kept.revision)
 
+    def surge_room(self) -> int:
+        """How many more may come up beside others; below 0 where ``maxSurge`` was lowered."""
+        beside = sum(found.beside is not None for found in self.engines.values())
+        return self.pool.max_surge - beside - len(self.surging)
+
     def stays(self, group: Group) -> bool:
         """Whether it was to go, and a delete was not taken: it is told as it is."""
         stays = self.observed.stays

@@ -118,6 +118,34 @@ def test_one_that_ended_stays_until_the_next_one_knows_of_it():
     assert removed(swept) == ["actor-infer-g6-7-1"]
 
 
+def test_where_fewer_may_surge_by_now_one_that_failed_waits_for_the_other():
+    """Two were begun while two might come up beside others."""
+    pool = four()
+    failed = a_failed_start(pool, pool.engines[3], 1, ended_at=NOW - 999)
+    pods = [*serving(pool), beside(pool, 2), failed]
+    recorded = frozenset({failed.uid})
+    held = plan(pool, Observed(pods=tuple(pods), recorded=recorded), NOW)
+    assert not (held.creates or held.removals)
+    pods.remove(next(pod for pod in pods if pod.engine == "g4-5" and pod.attempt == 0))
+    pods = [dataclasses.replace(pod, ready=True, containers_ready=True) for pod in pods[:-1]]
+    later = plan(pool, Observed(pods=(*pods, failed), recorded=recorded), NOW)
+    assert created(later) == [("g6-7", 2)]
+    both = four({"maxSurge": 2})
+    as_ever = plan(both, Observed(pods=(*serving(both), beside(both, 2), failed)), NOW)
+    assert created(as_ever) == [("g6-7", 2)]
+
+
+def test_where_fewer_may_surge_by_now_one_that_loops_makes_way_for_the_other():
+    pool = four()
+    end = Termination(
+        exit_code=137, reason="Error", message=CUDA_OUT_OF_MEMORY, finished=NOW - 1, started=NOW - 4
+    )
+    loops = {"restarts": 1, "last_termination": end, "containers_ready_changed": NOW - 5}
+    made = planned(pool, [*serving(pool), beside(pool, 2), beside(pool, 3, **loops)])
+    assert removed(made) == ["actor-infer-g6-7-1"]
+    assert not made.creates
+
+
 def test_what_is_tuned_is_tried_beside_too():
     pool = four(restart={"autoTune": {"mem_fraction_static": {"min": 0.5, "max": 0.8}}})
     failed = a_failed_start(pool, pool.engines[3], 1, ended_at=NOW)

@@ -29,11 +29,14 @@ def take_over_crash_loops(planner: Planner) -> None:
         if engine.name in planner.without_seat:
             continue  # it could not come back: kubelet goes on with it
         planner.remove(pod, f"its container fails at its start: {told.reason}", drains=False)
-        if group is found.beside:
+        beside = group is found.beside
+        if beside:
             found.beside = None
         else:
             found.live.remove(group)
         planner.taken_over.append(pod)
+        if beside and planner.surge_room() <= 0:
+            continue  # maxSurge was lowered: others are beside
         # What is known of its failures goes with the pod, so nothing else waits for another pass;
         # where no scheduler counts its GPUs the next pod waits, and that is remembered for it.
         why = f"pod {pod.name} is taken over"

@@ -19,11 +19,13 @@ from sglang_operator.plan.startup import FailureStreak
 def create_missing_engines(planner: Planner) -> None:
     """Each missing engine is created, or it is kept where it stands instead."""
     held = _held_devices(planner)
+    room = planner.surge_room() if planner.pool.max_surge else 0
     barred = {*planner.observed.orphans.values(), *planner.observed.crowded}
     ungrouped = turns.ungrouped(planner.pool, planner.observed)
     for engine in planner.pool.running:
         found = planner.groups_of(engine.name)
-        beside = engine.name in planner.surging or planner.tried(found)
+        surges = engine.name in planner.surging
+        beside = surges or planner.tried(found)
         if (found.live and not beside) or engine.name in planner.podless:
             continue
         if ungrouped or engine.name in barred or not held.isdisjoint(engine.devices):
@@ -41,9 +43,10 @@ def create_missing_engines(planner: Planner) -> None:
             planner.podless[engine.name] = EngineState.BACKOFF
         elif _waits(planner, last, streak := planner.streak(last)):
             planner.podless[engine.name] = EngineState.BACKOFF
-        elif beside and found.live and planner.leaves_alone:
+        elif beside and found.live and (planner.leaves_alone or (room <= 0 and not surges)):
             planner.podless[engine.name] = EngineState.WAITING
         else:
+            room -= bool(found.live) and not surges  # those that surge are counted
             failures = restart.failures(last, planner.policy) if last else 0
             before = _waited_in_vain(planner, found) or planner.handed(engine.name)
             if last is None and before is not None:
