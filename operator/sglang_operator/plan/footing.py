@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from sglang_operator.api import texts
 from sglang_operator.api.names import EngineName
@@ -145,6 +146,12 @@ class LiveGroups:
                 return texts.SURGE_QUEUED.format(queue=pod.queue.queue, pod=pod.name)
         return next((pod.unschedulable for pod in pods if pod.finds_no_node), "")
 
+    @cached_property
+    def _kept_back(self) -> Set[EngineName]:
+        """Those that no rollout replaces, whatever revision they are of."""
+        partition = self.pool.spec.rollout.partition
+        return {e.name for e in self.pool.running if e.rank < partition} if partition else set()
+
     def _old(self, group: Group) -> places.Old:
         stands = self._health(group)
         held = self._held(group)
@@ -206,8 +213,8 @@ class LiveGroups:
         group = self.live[name]
         if self._health(group) is not Health.PENDING or not group.lacks() or self.leaving:
             return None
-        if not self.pool.accepts(group.revision):
-            return None
+        if not (self.pool.accepts(group.revision) or name in self._kept_back):
+            return None  # it goes for the present one
         due = max(group.seen, observed.last_gone) + PLACE_SECONDS
         return min(due, group.seen + MOST_PLACE_SECONDS)
 

@@ -75,6 +75,21 @@ def test_of_two_that_block_each_other_the_last_gives_way():
     assert not plan.creates
 
 
+def test_below_the_partition_those_of_an_older_revision_give_way_as_well():
+    pods = [*whole(0), *whole(1), *half(2), *half(3)]
+    older = [replace(pod, revision="0" * 10) for pod in pods]
+    kept = a_pool(
+        guide_spec(
+            num_gpus_per_worker=2,
+            num_gpus_per_node=1,
+            device_mapping="list(range(0,8))",
+            weights={"gate": "Off"},
+            rollout={"partition": 4},
+        )
+    )
+    assert removed(planned(kept, older)) == [pod.name for pod in half(3)]
+
+
 def test_as_many_give_way_as_others_need_to_become_whole():
     pods = [*half(0), *half(1), *half(2), *half(3)]
     assert gone(planned(POOL, pods)) == {name(2), name(3)}

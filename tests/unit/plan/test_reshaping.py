@@ -346,3 +346,36 @@ def test_any_change_of_shapes_comes_to_the_wanted_pool_or_says_why_not(ids, gate
         assert world.is_there(new), (seed, plan.waiting)
         ended += 1
     assert ended
+
+
+# --- engines that a partition keeps at a revision that came between
+
+
+@pytest.mark.parametrize("partition", [0, 1, 5])
+def test_one_of_a_revision_between_that_finds_no_place_says_so_whatever_the_partition(partition):
+    """It is replaced by nobody below the partition: it waits for room like any."""
+    rollout = {"rollout": {"maxUnavailable": 1, "partition": partition}}
+    old, between = mapped(1, 24), mapped(8, 3, **rollout)
+    now = between if partition == 0 else mapped(8, 3, seed=9, **rollout)
+    waits = built_pod(
+        between,
+        between.engines[0],
+        created=NOW - 1000,
+        containers_ready=False,
+        engine_runs=False,
+        node="",
+        phase="Pending",
+        unschedulable="0/3 nodes are available: 3 Insufficient nvidia.com/gpu.",
+        limits=((RESOURCE, 8),),
+    )
+    left = [
+        built_pod(old, e, ready=True, node=f"n{e.rank // 8}", limits=((RESOURCE, 1),))
+        for e in old.engines[8:]
+    ]
+    found = planned(now, [waits, *left])
+    assert not found.removals
+    assert found.waiting is not None
+    assert found.waiting.what is Waits.FOR_ROOM
+    assert found.waiting.needed == 2
+    more = mapped(8, 3, seed=9, rollout={"maxUnavailable": "100%", "partition": partition})
+    assert planned(more, [waits, *left]).removals

@@ -103,7 +103,11 @@ def _unfinished(planner: Planner) -> Iterator[tuple[int, Group]]:
         group = planner.groups_of(engine.name).kept
         if group is None or planner.is_up(group) or group.placed or planner.stays(group):
             continue
-        if planner.health(group) is not Health.LOST and planner.pool.accepts(group.revision):
+        if planner.health(group) is Health.LOST:
+            continue
+        # Below the partition no rollout takes away one of an older revision: it waits like others.
+        kept_back = engine.rank < planner.pool.spec.rollout.partition
+        if kept_back or planner.pool.accepts(group.revision):
             yield engine.rank, group
 
 
