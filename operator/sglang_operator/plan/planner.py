@@ -11,7 +11,8 @@ What has to be known in the next pass stands on pods: an ended one stays until i
 there, and ``create`` has failures written into the annotations of the next: by ``CreateEngine``
 (``plan.decision``; ``complete`` makes one too, from a pod that has them) and ``pod_actions``
 (``actions``), rendered by ``children.engine_pod`` under their names in ``api.names``, read by
-``READ_ANNOTATIONS`` (``observed.wire``) into ``ObservedPod`` (``observed.model``).  Whether a pod
+``READ_ANNOTATIONS`` (``observed.wire``) into ``ObservedPod`` (``observed.model``).  What has to be
+gone before that can be is handed on in memory alone (``Plan.handed_on``).  Whether a pod
 is of the spec as it is now says its revision (``Pool.accepts``).  Fields of ``restart`` are not in
 it: each pass compares them anew with what pods carry.  Times are the steady clock's since a thing
 was first seen, and begin anew with each operator; a stamp of the API server's is compared with

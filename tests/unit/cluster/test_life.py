@@ -17,7 +17,7 @@ from sglang_operator.observed.engine_state import EngineState
 from sglang_operator.observed.health import Health, health
 from sglang_operator.observed.model import Observed, ObservedPod
 from sglang_operator.observed.moment import Moment
-from sglang_operator.plan import startup
+from sglang_operator.plan import decision, startup
 from sglang_operator.plan.plan import Plan, plan
 from sglang_operator.status import compute, failures, holdups
 from tests.builders import OWNER, a_lease, a_pool, refused, weighed
@@ -177,7 +177,7 @@ def test_a_dead_engine_beside_a_sidecar_is_removed_when_its_successor_is_there()
     assert [removal.pod.uid for removal in made.removals] == [dead.uid]
     (delete,) = actions.pod_actions(POOL, made, engine_pod.template(POOL))
     assert isinstance(delete, actions.DeletePod)
-    assert delete.grace_seconds == actions.ENDED_GRACE_SECONDS  # nothing of it has to drain
+    assert delete.grace_seconds == decision.ENDED_GRACE_SECONDS  # nothing of it has to drain
 
 
 def test_a_sidecar_that_uses_up_the_quota_goes_before_the_successor_can_come():

@@ -13,7 +13,7 @@ from sglang_operator.diagnosis import causes
 from sglang_operator.observed import groups
 from sglang_operator.observed.engine_state import EngineState
 from sglang_operator.observed.model import Gate, ObservedNode, ObservedPod, Termination
-from sglang_operator.plan import places
+from sglang_operator.plan import decision, places
 from sglang_operator.plan.plan import Plan
 from sglang_operator.pool.resolve import Pool, resolve_pool
 from sglang_operator.pool.tuning import Tuning
@@ -195,7 +195,7 @@ def test_what_is_left_of_an_engine_answers_nobody_and_has_nothing_to_drain(rank)
         others = {f"g0-23-0n{r}" for r in RANKS if r != rank}
         found = grace(plan)
         assert others <= found.keys(), why
-        assert {found[name] for name in others} == {actions.ENDED_GRACE_SECONDS}, why
+        assert {found[name] for name in others} == {decision.ENDED_GRACE_SECONDS}, why
 
 
 def test_an_engine_that_answers_drains_for_as_long_as_it_may():

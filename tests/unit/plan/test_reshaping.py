@@ -354,9 +354,9 @@ def test_any_change_of_shapes_comes_to_the_wanted_pool_or_says_why_not(ids, gate
 @pytest.mark.parametrize("partition", [0, 1, 5])
 def test_one_of_a_revision_between_that_finds_no_place_says_so_whatever_the_partition(partition):
     """It is replaced by nobody below the partition: it waits for room like any."""
-    rollout = {"rollout": {"maxUnavailable": 1, "partition": partition}}
-    old, between = mapped(1, 24), mapped(8, 3, **rollout)
-    now = between if partition == 0 else mapped(8, 3, seed=9, **rollout)
+    rollout = {"maxUnavailable": 1, "partition": partition}
+    old, between = mapped(1, 24), mapped(8, 3, rollout=rollout)
+    now = between if partition == 0 else mapped(8, 3, seed=9, rollout=rollout)
     waits = built_pod(
         between,
         between.engines[0],
