@@ -147,7 +147,9 @@ DEVICES_SHARED = (
 DEVICES_BESIDE = "; on some are engines of {pools} too, of which at most one may be awake"
 SEAT_LEFT = "the trainer's pod whose GPUs it is on is gone"
 SEAT_MOVED = "its trainer has the GPUs of its ids on node {node} now"
-SEAT_TAKEN = "pod {pod} is not gone yet, and may hold the memory of their GPUs"
+SEAT_TAKEN = (
+    "pod {pod} is not gone yet, and may hold the memory of their GPUs (delete it if it stays)"
+)
 SEATS_AWAITED = "{engines} cannot start yet: {why}"
 SEATS_UNKNOWN = "; {engines} could not come back if lost: {why}"
 ENGINES_UNPLACED = (

@@ -419,8 +419,10 @@ class Executor:
         if record.metadata.uid != owner:
             return Confirmation.GONE
         self._pools.put(record)
-        stays = record.metadata.deletion_timestamp is None
-        unchanged = stays and edits.same_spec(asked, record)
+        # One that was on its way out then still is: what has lost its trainer goes before it.
+        leaves = record.metadata.deletion_timestamp is not None
+        went = asked.metadata.deletion_timestamp is not None
+        unchanged = leaves is went and edits.same_spec(asked, record)
         return Confirmation.UNCHANGED if unchanged else Confirmation.CHANGED
 
 

@@ -181,7 +181,9 @@ class PodEntry:
 
     pod: ObservedPod
     pool: PoolKey
-    owner: names.Uid  # empty: an orphan under an engine's name, and in the pool's Service
+    # Empty: an orphan under an engine's name, and in the pool's Service; or, where no pool is
+    # named, nobody's, that was given GPUs by name as engines are.
+    owner: names.Uid
     aside: bool = False  # its labels were taken away: it belongs to no Service any more
 
     @property
@@ -191,7 +193,7 @@ class PodEntry:
 
 
 class PodStore:
-    """Pods that are controlled by some pool, by pool."""
+    """Pods that are controlled by some pool, by pool; and those that have what engines had."""
 
     def __init__(self, wake: Wake) -> None:
         self._wake = wake
@@ -247,7 +249,7 @@ class PodStore:
 
     def pools_on(self, node: str) -> set[PoolKey]:
         """The pools that have a pod on this node."""
-        return {entry.pool for entry in self._by_node.get(node, {}).values()}
+        return {entry.pool for entry in self.on(node) if entry.pool.name}
 
     def replace(
         self,
@@ -318,11 +320,13 @@ class PodStore:
         if known and not _is_news(record, known.pod):
             return
         entry = _pod_entry(record, known)
+        if known and (entry is None or entry.pool != known.pool):
+            self._forget(uid)  # its owner let go of it
         if entry is None:
-            if known:
-                self._forget(uid)  # its owner let go of it
             return
         self._index(entry)
+        if not entry.pool.name:
+            return  # who waits for it looks again by itself
         if entry.pod.deleting and not (known and known.pod.deleting):
             self._lost_at[entry.pool] = steady()
         if known is None or known.pod.node != entry.pod.node:
@@ -363,7 +367,7 @@ class PodStore:
 
     def _forget(self, uid: str) -> None:
         entry = self._unindex(uid)
-        if entry is None:
+        if entry is None or not entry.pool.name:
             return
         self._lost_at[entry.pool] = steady()
         self._wake_neighbours(entry)
@@ -404,7 +408,8 @@ def _pod_entry(record: wire.Pod, known: PodEntry | None) -> PodEntry | None:
     """The pod with its pool; None if it has nothing to do with one.
 
     A pool's pods are those that it controls.  Its labels matter beside that: without them a pod is
-    put aside, and an orphan with them and an engine's name stands where an engine should.
+    put aside, and an orphan with them and an engine's name stands where an engine should.  Any
+    other that was given GPUs by name, adopted or under other labels by now, may have them yet.
 
     When something became of it is counted from when it was first seen (``sightings``).
     """
@@ -415,8 +420,10 @@ def _pod_entry(record: wire.Pod, known: PodEntry | None) -> PodEntry | None:
     elif controller is None and _has_engine_name(meta):
         pool, owner = meta.labels[names.LABEL_POOL], ""
     else:
-        return None
+        pool, owner = "", ""
     pod = wire.observed_pod(record, moment(), known.pod if known else None)
+    if not pool and not pod.gpus_seen:
+        return None
     engine = names.engine_of(meta.name, pool)
     if engine and engine != pod.engine:
         pod = dataclasses.replace(pod, engine=engine)  # a name cannot be edited, a label can
@@ -424,7 +431,7 @@ def _pod_entry(record: wire.Pod, known: PodEntry | None) -> PodEntry | None:
         pod=pod,
         pool=PoolKey(intern(meta.namespace), intern(pool)),
         owner=names.Uid(intern(owner)),
-        aside=not names.is_watched(meta.name, meta.labels, pool),
+        aside=not (pool and names.is_watched(meta.name, meta.labels, pool)),
     )
 
 

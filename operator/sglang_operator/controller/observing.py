@@ -110,14 +110,14 @@ class Observer:
             for pod in own
             if pod.gpus_seen and pod.node
             for entry in self._view.pods.on(pod.node)
-            if entry.pool != key and entry.pod.may_hold_memory
+            if entry.pool.name and entry.pool != key and entry.pod.may_hold_memory
             if not set(pod.gpus_seen).isdisjoint(entry.pod.gpus_seen)
         }
         return tuple(sorted(found))
 
     def _departing(self, uid: names.Uid) -> Iterator[ObservedPod]:
         """Pods that may hold GPUs of the trainer and are not the pool's of this UID: on their way
-        out, or about to be, for their own pool is gone.  Pools that are there share GPUs as told.
+        out, or of no pool that there is.  Pools that are there share GPUs as told.
         """
         for entry in self._view.pods.uncounted():
             if entry.owner == uid or not entry.pod.may_hold_memory:
@@ -143,8 +143,8 @@ class Observer:
             gate = entry.pod.gate if lives and entry.owner != memory.uid else None
             if gate is not None and gate.is_open and not entry.aside:
                 found.reached.append(entry.pod.name)
-            if lives and entry.owner == memory.uid:
-                found.strays.append(entry.pod)
+            if entry.owner == memory.uid and entry.pod.may_hold_memory:
+                found.strays.append(entry.pod)  # also while it drains: its engine runs on
             name, engine = entry.pod.name, names.engine_of(entry.pod.name, key.name)
             found.taken[engine] = max(found.taken.get(engine, -1), names.attempt_of(name))
         return found

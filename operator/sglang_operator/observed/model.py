@@ -435,7 +435,7 @@ class Observed:
     # Orphans under engines' names that are in the pool's Service, with their engines: nothing is
     # put beside them, because clients would reach both.
     orphans: Mapping[str, EngineName] = field(default_factory=dict)
-    # Pods of the pool that stand aside: they are no engines, and another Service may choose them.
+    # Pods of the pool that stand aside, until they are gone: no engines; others may choose them.
     aside: tuple[ObservedPod, ...] = ()
     # Names of orphans, and of an earlier pool's pods that are not yet collected, that clients reach
     # behind a gate which was opened for a pool of this name.
@@ -491,7 +491,7 @@ class Observed:
         Whoever takes labels away would have another one.
         """
         pods = defaultdict[EngineName, list[ObservedPod]](list)
-        for pod in self.aside:
+        for pod in (pod for pod in self.aside if not (pod.deleting or pod.ended)):
             pods[pod.engine].append(pod)
         tries = {e: {p.attempt if p.nodes > 1 else p.name for p in of} for e, of in pods.items()}
         return {e: [p.name for p in of] for e, of in pods.items() if len(tries[e]) > 1}

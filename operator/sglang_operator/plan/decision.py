@@ -82,7 +82,7 @@ class Plan:
     seating: Seating | None = None  # where pods belong, if that is not the scheduler's to say
     neighbours: tuple[str, ...] = ()  # other pools that have engines on its GPUs
     unseated: tuple[EngineName, ...] = ()  # engines that have no pods for want of a seat
-    # Engines that wait for GPUs which a pod may hold that is none of the pool's engines: its name.
+    # Engines that wait for GPUs which a pod may hold that is no engine of the pool, by its name.
     kept_out: Mapping[EngineName, str] = field(default_factory=dict)
     handed_on: Mapping[EngineName, ObservedPod] = field(default_factory=dict)  # for the next pass
     untried: bool = False  # there is no pod of the present revision

@@ -75,9 +75,10 @@ def _all_handed_on(planner: Planner) -> Mapping[EngineName, ObservedPod]:
 
 def _losses(planner: Planner) -> list[float]:
     """When the next pod will count as lost, or as one that lingers."""
-    pods, now = planner.observed.pods, planner.now
-    loss = health.next_loss(pods, planner.nodes, planner.policy, now)
-    return [time for time in (loss, health.next_lingering(pods, now)) if time is not None]
+    seen, now = planner.observed, planner.now
+    loss = health.next_loss(seen.pods, planner.nodes, planner.policy, now)
+    lingering = health.next_lingering(seen.all_pods, now)
+    return [time for time in (loss, lingering) if time is not None]
 
 
 def statuses(planner: Planner) -> tuple[EngineStatus, ...]:

@@ -23,7 +23,7 @@ from sglang_operator.plan.rules.members import keep_members_together
 from sglang_operator.plan.rules.missing import create_missing_engines
 from sglang_operator.plan.rules.queued import leave_other_queues
 from sglang_operator.plan.rules.replaced import make_way_for_the_new
-from sglang_operator.plan.rules.seated import follow_the_trainer
+from sglang_operator.plan.rules.seated import follow_the_trainer, leave_lost_trainers
 from sglang_operator.plan.rules.tuned import change_memory_share
 from sglang_operator.pool.resolve import Pool
 
@@ -52,7 +52,9 @@ def plan(pool: Pool, observed: Observed, now: float) -> Plan:
     """The next step towards the pool, from this snapshot at this time by the steady clock."""
     planner = Planner(pool, observed, now)
     if observed.leaving:
+        leave_lost_trainers(planner)
         return Plan(
+            removals=tuple(planner.removals.values()),
             engines=outcome.statuses(planner),
             unlisted=outcome.unlisted(planner),
             tuning=pool.tuning,

@@ -57,7 +57,7 @@ class Planner:
         self.silence = health.silence_seen(observed, now)
         self.nodes = health.Believed(observed.nodes, self.silence, health.falls_seen(observed))
         self.wanted: dict[EngineName, Engine] = {e.name: e for e in pool.running}
-        self.lingering = tuple(pod for pod in observed.pods if health.lingers(pod, now))
+        self.lingering = tuple(pod for pod in observed.all_pods if health.lingers(pod, now))
         self.healths: dict[Uid, Health] = {}
         self.stands: dict[Group, Health] = {}
         # Where an engine without a pod stands; how it stands is known only after all rules.
@@ -77,7 +77,7 @@ class Planner:
         self.cramped: str | None = None  # why there is no room for such: "" if nobody says
         self.tuned: Tuning | None = None
         self.unseated: list[EngineName] = []
-        self.kept_out: dict[EngineName, str] = {}  # by what is none of its engines
+        self.kept_out: dict[EngineName, str] = {}  # by a pod that is no engine's now
         self.handed_on: dict[EngineName, ObservedPod] = {}
         # Where pods belong, if that is not the scheduler's to say.
         self.seating = seating.of(pool, observed)
@@ -359,9 +359,9 @@ class Planner:
         for pod in held:
             state = self.healths.get(pod.uid)
             if state is None:
+                # Nobody wakes a pool for the pods of others, or for one that is out of sight.
                 self.kept_out[engine.name] = pod.name
-                if pod in self.observed.departing:  # nobody wakes a pool for those of others
-                    self.wakes.append(self.now + seating.LOOK_SECONDS)
+                self.wakes.append(self.now + seating.LOOK_SECONDS)
             elif state is _ENDED:
                 self.let_go(pod, f"engine {engine.name} is to have its GPUs")
         return None

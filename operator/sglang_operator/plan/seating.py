@@ -27,13 +27,14 @@ def trainer_alone(observed: Observed) -> Seating:
 
 def left_behind(observed: Observed, now: float) -> Sequence[ObservedPod]:
     """The pods of engines whose trainer is gone, whatever their pool wants, and that do not go at
-    once: those that drain do not."""
-    if observed.leaving or not any(pod.slot for pod in observed.pods):
+    once: also such as drain, stand aside, or are of a pool that is on its way out.
+    """
+    if not any(pod.slot for pod in observed.all_pods):
         return ()
     known = trainer_alone(observed)
     return [
         pod
-        for group in groups.of(observed.pods)
+        for group in groups.of(observed.all_pods)
         if known.left(group.engine, [pod.slot for pod in group.members])
         for pod in group.members
         if pod.may_hold_memory and not (pod.deleting and pod.seen.due <= now + ENDED_GRACE_SECONDS)

@@ -5,17 +5,18 @@ node nobody hands anything over any more.  So such engines go at once, and come 
 trainer is; gated ones behind a closed gate.
 """
 
+from sglang_operator.api import texts
 from sglang_operator.observed.engine_state import EngineState
 from sglang_operator.observed.groups import Group
 from sglang_operator.observed.health import Health
 from sglang_operator.plan.planner import Planner
-from sglang_operator.plan.seating import trainer_alone
+from sglang_operator.plan.seating import left_behind, trainer_alone
 
 
 def follow_the_trainer(planner: Planner) -> None:
     """Who cannot stay goes; who does not know where to be waits."""
     seating = planner.seating
-    if seating is None and not any(pod.slot for pod in planner.observed.pods):
+    if seating is None and not any(pod.slot for pod in planner.observed.all_pods):
         return  # as for most pools
     # Those that were made in this mode stay on the trainer's GPUs also where another is wanted now.
     stays_with = seating or trainer_alone(planner.observed)
@@ -29,6 +30,7 @@ def follow_the_trainer(planner: Planner) -> None:
         if not planner.groups_of(name).live:
             planner.podless[name] = EngineState.WAITING
             planner.unseated.append(name)
+    leave_lost_trainers(planner)
 
 
 def _leave(planner: Planner, group: Group, why: str) -> None:
@@ -43,3 +45,10 @@ def _leave(planner: Planner, group: Group, why: str) -> None:
         found.live.remove(group)
         found.dying.append(group)
         planner.podless.setdefault(group.engine, EngineState.WAITING)
+
+
+def leave_lost_trainers(planner: Planner) -> None:
+    """Whatever is on GPUs of a trainer that is gone goes, an engine of the pool's or not."""
+    for pod in left_behind(planner.observed, planner.now):
+        if planner.healths.get(pod.uid) is not Health.ENDED:  # see above
+            planner.remove(pod, texts.SEAT_LEFT, drains=False)

@@ -1,0 +1,191 @@
+"""Pods that are no engines any more, and have the GPUs that the next ones are to get."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from sglang_operator.api import names
+from sglang_operator.clocks import moment
+from sglang_operator.cluster.stores import PoolKey
+from sglang_operator.kube import paths
+from tests.unit.controller import fake_api
+from tests.unit.controller.test_trainers import KEY, a_pool_that_joined, engines, trainer
+from tests.unit.placement.trainers import a_slot
+
+FIRST = paths.pod("rl", "pool-g0-1-0")
+DELETION = {"deletionTimestamp": "2036-11-30T14:30:00Z", "deletionGracePeriodSeconds": 600}
+Change = Callable[[fake_api.Api], None]
+
+
+def message(api: fake_api.Api) -> str:
+    return str(api.pool(*KEY)["status"]["conditions"][0]["message"])
+
+
+def others(api: fake_api.Api) -> list[str]:
+    """The pods of engines beside the first, and the trainer's."""
+    found = [pod["metadata"]["name"] for pod in api.pods("rl")]
+    return [name for name in found if name not in (a_slot(0).pod, "pool-g0-1-0")]
+
+
+def labels_taken(api: fake_api.Api) -> None:
+    del api.objects[FIRST]["metadata"]["labels"][names.LABEL_COMPONENT]
+
+
+def orphaned(api: fake_api.Api) -> None:
+    api.objects[FIRST]["metadata"]["ownerReferences"] = []
+
+
+def orphaned_without_labels(api: fake_api.Api) -> None:
+    orphaned(api)
+    labels_taken(api)
+
+
+def under_another_pools_label(api: fake_api.Api) -> None:
+    orphaned(api)
+    api.objects[FIRST]["metadata"]["labels"][names.LABEL_POOL] = "other"
+
+
+def adopted(api: fake_api.Api) -> None:
+    owner = {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "theirs", "uid": "uid-theirs"}
+    api.objects[FIRST]["metadata"]["ownerReferences"] = [{**owner, "controller": True}]
+
+
+def of_another_pool(api: fake_api.Api) -> None:
+    """Of one that is not there."""
+    api.objects[FIRST]["metadata"]["ownerReferences"][0] |= {"name": "gone", "uid": "uid-gone"}
+
+
+LEFT = pytest.mark.parametrize(
+    "change",
+    [
+        labels_taken,
+        orphaned,
+        orphaned_without_labels,
+        under_another_pools_label,
+        adopted,
+        of_another_pool,
+    ],
+)
+
+
+@LEFT
+def test_no_engine_is_put_beside_a_pod_that_still_has_its_gpus(change: Change):
+    """Whatever became of that pod, also while it drains; and the pool says which it is."""
+
+    async def story() -> None:
+        api = fake_api.Api()
+        async with fake_api.operator(api, watch_nodes=False):
+            await a_pool_that_joined(api, a_slot(0))
+            api.touch(FIRST, {"spec": {"nodeName": "gpu-0"}})
+            change(api)
+            api.touch(FIRST, {})
+            await api.until(lambda: api.reason(*KEY) != "PoolReady")
+            await asyncio.sleep(0.3)
+            assert others(api) == []
+            api.touch(FIRST, {"metadata": DELETION})
+            await asyncio.sleep(0.3)
+            assert others(api) == []
+            await api.until(lambda: api.reason(*KEY) == "WaitingForTrainersGPUs")
+            assert "pod pool-g0-1-0 is not gone yet" in message(api)
+
+            await api.request("DELETE", FIRST)
+            await api.until(lambda: api.reason(*KEY) == "PoolReady", 10)
+            assert len(engines(api)) == 1
+
+    asyncio.run(story())
+
+
+def with_a_sidecar_that_has_ended(api: fake_api.Api) -> None:
+    """Which a webhook put in: the pod can never be Ready again, and its engine runs on."""
+    ended = {"terminated": {"exitCode": 1, "finishedAt": "2026-11-30T14:00:00Z"}}
+    pod = api.objects[FIRST]
+    pod["spec"]["restartPolicy"] = "Never"
+    pod["spec"]["containers"].append({"name": "proxy", "image": "proxy"})
+    (engine,) = pod["status"]["containerStatuses"]
+    engine["state"] = {"running": {"startedAt": "2026-11-30T13:00:00Z"}}
+    pod["status"]["containerStatuses"].append({"name": "proxy", "ready": False, "state": ended})
+
+
+@pytest.mark.parametrize("change", [labels_taken, orphaned_without_labels])
+def test_such_a_pod_is_seen_until_its_engine_ends_whatever_ended_beside_it(change: Change):
+    async def story() -> None:
+        api = fake_api.Api()
+        async with fake_api.operator(api, watch_nodes=False) as room:
+            await a_pool_that_joined(api, a_slot(0))
+            change(api)
+            with_a_sidecar_that_has_ended(api)
+            api.touch(FIRST, {})
+
+            def seen() -> list[str]:
+                passes = room.reconciler
+                assert passes is not None
+                key = PoolKey(*KEY)
+                found = passes._observer.observe(key, passes._memories[key], moment())
+                return [pod.name for pod in (*found.aside, *found.departing) if pod.ended]
+
+            await api.until(lambda: seen() == ["pool-g0-1-0"])
+            ended = {"terminated": {"exitCode": 0, "finishedAt": "2026-11-30T14:05:00Z"}}
+            api.objects[FIRST]["status"]["containerStatuses"][0] |= {"ready": False, "state": ended}
+            api.touch(FIRST, {})
+            await api.until(lambda: seen() == [])
+
+    asyncio.run(story())
+
+
+def test_a_pod_that_stands_aside_is_named_while_it_runs_on():
+    async def story() -> None:
+        api = fake_api.Api()
+        async with fake_api.operator(api, watch_nodes=False):
+            await a_pool_that_joined(api, a_slot(0))
+            labels_taken(api)
+            api.touch(FIRST, {})
+            await api.until(lambda: api.reason(*KEY) == "WaitingForTrainersGPUs")
+            assert "pod pool-g0-1-0 is not gone yet" in message(api)
+
+    asyncio.run(story())
+
+
+def held(api: fake_api.Api) -> None:
+    """Somebody deletes the pool, behind somebody else's finalizer."""
+    meta: dict[str, Any] = {"deletionTimestamp": "2026-11-29T07:00:00Z", "finalizers": ["x/hold"]}
+    path, generation = paths.pool(*KEY), api.generation(*KEY) + 1
+    api.touch(path, {"metadata": {**meta, "generation": generation}})
+
+
+def held_and_refused(api: fake_api.Api) -> None:
+    api.change(*KEY, {**api.pool(*KEY)["spec"], "rollout": {"maxSurge": 1}})
+    held(api)
+
+
+def aside(api: fake_api.Api) -> None:
+    labels_taken(api)
+    api.touch(FIRST, {})
+
+
+def aside_and_refused(api: fake_api.Api) -> None:
+    aside(api)
+    api.change(*KEY, {**api.pool(*KEY)["spec"], "rollout": {"maxSurge": 1}})
+
+
+@pytest.mark.parametrize("change", [held, held_and_refused, aside, aside_and_refused])
+def test_nothing_stays_on_gpus_whose_trainer_is_gone(change: Change):
+    """Neither an engine of a pool that is on its way out, nor a pod that stands aside."""
+
+    async def story() -> None:
+        api = fake_api.Api()
+        async with fake_api.operator(api, watch_nodes=False):
+            await a_pool_that_joined(api, a_slot(0))
+            change(api)
+            await api.until(lambda: api.reason(*KEY) != "PoolReady")
+            await asyncio.sleep(0.2)
+            assert FIRST in api.objects
+            before = len(api.seen)
+            await api.request("DELETE", trainer(a_slot(0))[0])
+            await api.until(lambda: FIRST not in api.objects)
+            await asyncio.sleep(0.2)
+            assert others(api) == []
+            assert api.seen[before:].count(("DELETE", FIRST)) == 1
+
+    asyncio.run(story())
