@@ -20,14 +20,20 @@ STALE_SECONDS = 90.0
 class NodeStore:
     """Nodes by name; one that was deleted stays as gone until it is seen again.
 
-    ``changed`` is called with a node's name; ``readable`` once news of nodes come again.
+    ``changed`` is called with a node's name; ``readable`` once news of nodes come again;
+    ``others`` once there are others than before: who waits for one has no pod there.
     """
 
     def __init__(
-        self, changed: Callable[[str], None], readable: Callable[[], None] = lambda: None
+        self,
+        changed: Callable[[str], None],
+        readable: Callable[[], None] = lambda: None,
+        others: Callable[[], None] = lambda: None,
     ) -> None:
         self._changed = changed
         self._readable = readable
+        self._others = others
+        self._moved = False  # some came or went, and nobody was told yet
         self.nodes: dict[str, ObservedNode] = {}
         self._tally = health.Tally()
         self.filled = False  # nothing is known, not even that there are none, before the first list
@@ -96,6 +102,7 @@ class NodeStore:
                 self._versions[record.metadata.name] = -1
         supervision.each("nodes", self._take, records, decoding.called)
         self._weigh()
+        self._tell_of_others()
         if again:
             self._readable()
 
@@ -106,6 +113,7 @@ class NodeStore:
     def put(self, record: wire.NodeObject) -> None:
         if self._take(record):
             self._weigh()
+            self._tell_of_others()
 
     def _take(self, record: wire.NodeObject) -> bool:
         """Whether it is news."""
@@ -116,6 +124,7 @@ class NodeStore:
         self._purge()
         node = sightings.of_node(wire.observed_node(record), steady(), known)
         self._set(node)
+        self._moved |= known is None or known.gone
         self._versions[name] = record.metadata.version
         if known != node:
             self._changed(name)
@@ -124,6 +133,12 @@ class NodeStore:
     def drop(self, record: wire.NodeObject) -> None:
         self._lose(record.metadata.name)
         self._weigh()
+        self._tell_of_others()
+
+    def _tell_of_others(self) -> None:
+        moved, self._moved = self._moved, False
+        if moved:
+            self._others()
 
     def _weigh(self) -> None:
         """Nodes that were silent together come back one by one, each with the time of a lost one.
@@ -157,6 +172,7 @@ class NodeStore:
         known = self.nodes.get(name)
         if known is None or not known.gone:
             at = moment()
+            self._moved = True
             self._set(
                 ObservedNode(
                     name=name, ready=False, ready_changed=at.wall, unready=at.steady, gone=True

@@ -87,7 +87,7 @@ class ControlLoop:
             each.kind: child_store(each.kind, self.wake, self.pools.has)
             for each in (*kinds.CHILDREN, *kinds.of_gangs(settings.gangs))
         }
-        self.nodes = NodeStore(self._wake_node, self._wake_all)
+        self.nodes = NodeStore(self._wake_node, self._wake_all, self._wake_joining)
         self.trainers = TrainerStore(self._wake_joined)
         self._told_of_nodes = False
         self.informers: list[informer.Informer[object]] = []  # type: ignore[type-var]
@@ -114,6 +114,12 @@ class ControlLoop:
         for key in self.pools.known():
             if key.namespace == namespace and (self._may_join(key) or key in joined):
                 self.wake(key, True)
+
+    def _wake_joining(self) -> None:
+        """Nodes came or went: slots on them say something else now, also without a pod there."""
+        for key in self.pools.known():
+            if self._may_join(key):
+                self.wake(key, False)
 
     def _may_join(self, key: PoolKey) -> bool:
         """Whether its spec has the word: most pools have nothing to do with trainers' pods."""

@@ -3,10 +3,12 @@
 import asyncio
 from typing import Any
 
+import msgspec
 import pytest
 
 from sglang_operator.api import names
 from sglang_operator.kube import paths
+from sglang_operator.observed import wire
 from sglang_operator.placement.slots import Slot, written
 from tests.unit.controller import fake_api
 from tests.unit.placement.trainers import SHARED, a_slot, by_hand
@@ -278,3 +280,62 @@ def test_a_pod_is_gone_before_the_next_is_made_which_knows_of_its_failures(spec,
             assert all(there == 0 for method, there in asked if method == "POST")
 
     asyncio.run(story())
+
+
+def a_node(name: str, version: int) -> wire.NodeObject:
+    """As the stream of nodes tells of it."""
+    meta = {"name": name, "uid": f"uid-{version}", "resourceVersion": str(version)}
+    ready = {"conditions": [{"type": "Ready", "status": "True"}]}
+    return msgspec.convert({"metadata": meta, "status": ready}, wire.NodeObject)
+
+
+@pytest.mark.parametrize("given", ["by hand", "published"])
+def test_a_slots_node_may_come_after_the_slot_and_come_back(given):
+    """A node that has just joined the cluster, and one that was made anew under its name."""
+    slot = a_slot(0)
+
+    async def story() -> None:
+        api = fake_api.Api()
+        async with fake_api.operator(api, watch_nodes=True) as room:
+            run_trainer(api, slot)
+            api.make(*KEY, placement=by_hand(slot) if given == "by hand" else SHARED)
+            await api.until(lambda: SLOTS in api.objects or given == "by hand")
+            if given == "published":
+                publish(api, slot)
+            await api.until(lambda: api.reason(*KEY) == "SlotsDisagree")
+            await asyncio.sleep(0.2)  # else its own status wakes it
+            room.nodes.put(a_node("gpu-0", 1_000_001))
+            await api.until(lambda: api.reason(*KEY) == "PoolReady")
+
+            (engine,) = engines(api)
+            await api.request("DELETE", paths.pod("rl", engine["metadata"]["name"]))
+            await api.until(lambda: engines(api))
+            room.nodes.drop(a_node("gpu-0", 1_000_002))
+            (engine,) = engines(api)
+            await api.request("DELETE", paths.pod("rl", engine["metadata"]["name"]))
+            await api.until(lambda: api.reason(*KEY) == "SlotsDisagree")
+            await asyncio.sleep(0.2)
+            assert not engines(api)
+            room.nodes.put(a_node("gpu-0", 1_000_003))
+            await api.until(lambda: api.reason(*KEY) == "PoolReady")
+
+    asyncio.run(story())
+
+
+def test_nodes_that_come_wake_no_pool_that_has_nothing_to_do_with_places():
+    woken: list[str] = []
+
+    async def story() -> None:
+        api = fake_api.Api()
+        async with fake_api.operator(api, watch_nodes=True) as room:
+            api.make("rl", "own")
+            api.make("rl", "joins", placement=SHARED)
+            await api.until(lambda: api.reason("rl", "own") == "PoolReady")
+            await api.until(lambda: api.reason("rl", "joins") == "WaitingForTrainersGPUs")
+            room.wake = lambda key, urgent: woken.append(key.name)  # type: ignore[method-assign]
+            room.nodes.put(a_node("gpu-0", 1_000_001))
+            await api.until(lambda: woken)
+            await asyncio.sleep(0.05)
+
+    asyncio.run(story())
+    assert woken == ["joins"]
