@@ -18,6 +18,7 @@ from sglang_operator.clocks import steady
 from sglang_operator.cluster.outcome import Outcome
 from sglang_operator.cluster.stores import PoolKey
 from sglang_operator.controller import conflicts, history
+from sglang_operator.controller.claims import Claims
 from sglang_operator.controller.meters import PoolMeter
 from sglang_operator.controller.requeue import Reason, Requeue
 from sglang_operator.controller.rewrites import Rewrites
@@ -122,6 +123,7 @@ class Memory:
     gating: Failures = field(default_factory=Failures)
     spares: history.Writing = field(default_factory=history.Writing)  # what pools do without
     rewrites: Rewrites = field(default_factory=Rewrites)
+    claims: Claims = field(default_factory=Claims)
     progress: Progress | None = None  # of its rollout, as it was told last
     stepped_at: float = float("-inf")  # the last own step in the Lease
     said: Transaction | None = None  # what the weights Lease said last

@@ -16,6 +16,7 @@ from sglang_operator.observed import ends
 from sglang_operator.observed.model import Observed, ObservedChild, ObservedPod
 from sglang_operator.observed.moment import Moment
 from sglang_operator.placement.seats import TrainerPod
+from sglang_operator.plan import seating
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +75,8 @@ class Observer:
         memory.recorded &= {pod.uid for pod in pods.own}
         memory.forget_expired(len(pods.own), at.steady)
         own, unread = ends.as_read(pods.own)
+        trainers = self._view.trainers(key.namespace)
+        published = seating.published(children, key.name, memory.uid)
         return Observed(
             neighbours=self._neighbours(key, pods.own),
             departing=tuple(self._departing(memory.uid)),
@@ -87,7 +90,8 @@ class Observer:
             silence=self._view.nodes.silence(at.steady),
             falls=self._view.nodes.falls(),
             children=children,
-            trainers=self._view.trainers(key.namespace),
+            trainers=trainers,
+            claims=memory.claims.settled(published, trainers, at.steady),
             absent_kinds=absent,
             unwatched_kinds=unwatched,
             said=memory.last_said(children, record, self._former_lease(key)),

@@ -146,6 +146,7 @@ class Reconciler:
             decision = decide(this)
         await self._beside_gates(this, decide, self._publisher.publish(this, decision))
         this.requeue.at(Reason.PLAN, decision.plan.wake_at)
+        this.requeue.at(Reason.CLAIMS, this.memory.claims.due)
         looked_at = events.next_look(decision.plan, decision.at.steady)
         this.requeue.at(Reason.LOOKUP, looked_at)
         if not all_read:

@@ -19,6 +19,7 @@ class Reason(StrEnum):
     LOOKUP = "a cause is looked up"
     GATES_MOVED = "gates moved"
     GATES_FAILED = "gates could not be written"
+    CLAIMS = "a node rank is claimed in turn"
     DEADLINE = "a rollout may take too long"
     LEASE = "what the weights Lease says runs out"
     PUT_BACK = "somebody puts back what is written"

@@ -19,7 +19,7 @@ from sglang_operator.engine import diagnosis
 from sglang_operator.engine.diagnosis import Diagnosis, Numbers, Reading
 from sglang_operator.memory.cards import Card
 from sglang_operator.observed.silence import Silence, Uncounted
-from sglang_operator.placement.seats import TrainerPod
+from sglang_operator.placement.seats import Claim, TrainerPod
 from sglang_operator.pool.model import EngineFacts
 from sglang_operator.scheduling.base import Waiting
 from sglang_operator.weights.lease_state import Transaction
@@ -445,6 +445,7 @@ class Observed:
     falls: tuple[float, ...] = ()  # when they fell silent, rising; counted as silence is
     children: Mapping[tuple[str, str], ObservedChild] = field(default_factory=dict)
     trainers: Mapping[str, TrainerPod] | None = None  # of the namespace; None: nobody looked
+    claims: tuple[Claim, ...] = ()  # of node ranks about which the trainer's pods disagree
     absent_kinds: frozenset[str] = frozenset()  # of children: those that the cluster lacks, and
     unwatched_kinds: frozenset[str] = frozenset()  # among them those that nobody asked for
     # What the pool's weights Lease is known to have said last, should it be lost; None: there was

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
+from typing import NamedTuple
 
 from sglang_operator.api import errors, names
 from sglang_operator.api import texts as operator_texts
@@ -24,6 +25,14 @@ class TrainerPod:
     gone: bool = False  # it has ended, or is on its way out: its GPUs may be given to others
 
 
+class Claim(NamedTuple):
+    """A node rank of which pods of the trainer say something else again and again."""
+
+    node_rank: int
+    followed: str  # what counts for now, as it was published
+    pods: tuple[str, ...]  # that say so, by name
+
+
 @dataclass(frozen=True, kw_only=True)
 class Seen:
     """What is known of a pool's trainer at a moment."""
@@ -31,6 +40,7 @@ class Seen:
     published: Mapping[str, str] | None = None  # the data of its ConfigMap, where there is one
     trainers: Mapping[str, TrainerPod] | None = None  # in its namespace; None: nobody looked
     nodes: Collection[str] | None = None  # those that there are; None: they may not be read
+    claims: Sequence[Claim] = ()  # what is published is what counts for now
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -170,6 +180,11 @@ def _awaited(known: Slots, node_rank: int, where: str) -> str:
     if node_rank not in known.slots:
         return texts.SLOT_UNKNOWN.format(node_rank=node_rank, where=where)
     return known.absent.get(node_rank, "")
+
+
+def stands_by(slot: Slot, trainers: Mapping[str, TrainerPod] | None) -> bool:
+    """Whether the pod that published this slot is there, and where it says."""
+    return not _absent(slot, Seen(trainers=trainers), "")
 
 
 def _absent(slot: Slot, seen: Seen, where: str) -> str:

@@ -97,7 +97,8 @@ class Shared:
             where = f"ConfigMap {names.slots_name(name)}"
             known = seats.published(seen, engines, per_node, where)
         found = seats.seating(known, engines, per_node, seen, where)
-        return replace(found, warnings=tuple(_of_users(parsed, known)))
+        claimed = () if given else _of_claims(seen, where)
+        return replace(found, warnings=(*_of_users(parsed, known), *claimed))
 
     def achieved(self, placed: Placed) -> Achieved:
         complete = placed.engines == placed.of
@@ -173,3 +174,11 @@ def _of_users(parsed: PoolSpec, known: Slots) -> Iterator[Problem]:
     if other is not None:
         expected = "the image's own user" if own is None else str(own)
         yield errors.TRAINER_USER("spec.security.runAsUser", user=other, expected=expected)
+
+
+def _of_claims(seen: Seen, where: str) -> Iterator[Problem]:
+    """That a node rank is claimed in turn."""
+    for claim in seen.claims:
+        pods = f"pod{'s' if len(claim.pods) > 1 else ''} {' and '.join(claim.pods)}"
+        key = names.slot_key(claim.node_rank)
+        yield errors.NODE_RANK_CLAIMED(f"{where}, {key}", pods=pods, node_rank=claim.node_rank)

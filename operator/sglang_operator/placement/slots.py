@@ -136,6 +136,12 @@ def _read(node_rank: int, text: str, at: str) -> tuple[Slot | None, Problem | No
     return _judged(node_rank, text, at)
 
 
+def read(node_rank: int, text: str) -> Slot | None:
+    """The slot in what was published of this node rank; None where something is wrong with it."""
+    slot, problem = _read(node_rank, text, "")
+    return slot if problem is None else None
+
+
 @lru_cache(maxsize=MOST_SLOTS)
 def _judged(node_rank: int, text: str, at: str) -> tuple[Slot | None, Problem | None]:
     slot = _parsed(node_rank, text)

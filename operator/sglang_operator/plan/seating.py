@@ -1,11 +1,11 @@
 """Where the pods of a pool's engines belong, by what is seen, and who is still there.  Pure."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 
-from sglang_operator.api.names import slots_name
+from sglang_operator.api.names import Uid, slot_key, slots_name
 from sglang_operator.observed import groups
-from sglang_operator.observed.model import Observed, ObservedPod
+from sglang_operator.observed.model import Observed, ObservedChild, ObservedPod
 from sglang_operator.placement import seats
 from sglang_operator.placement.seats import Seat, Seating, Seen
 from sglang_operator.placement.slots import Slots
@@ -13,6 +13,7 @@ from sglang_operator.plan.decision import ENDED_GRACE_SECONDS
 from sglang_operator.pool.resolve import Pool
 
 LOOK_SECONDS = 2.0  # between two looks whether another pool's pod is gone
+Children = Mapping[tuple[str, str], ObservedChild]
 
 
 def of(pool: Pool, observed: Observed) -> Seating | None:
@@ -43,13 +44,19 @@ def left_behind(observed: Observed, now: float) -> Sequence[ObservedPod]:
 
 def _seen(pool: Pool, observed: Observed) -> Seen:
     """What is known of the trainer that they join."""
-    child = observed.children.get(("ConfigMap", slots_name(pool.owner.name)))
-    data = None
-    if child is not None and child.whole and child.owner == pool.owner.uid:
-        data = dict(child.body.get("data") or {})
+    data = dict(published(observed.children, pool.owner.name, pool.owner.uid))
+    data |= {slot_key(claim.node_rank): claim.followed for claim in observed.claims}
     nodes = observed.nodes
     there = None if nodes is None else {name for name, node in nodes.items() if not node.gone}
-    return Seen(published=data, trainers=observed.trainers, nodes=there)
+    return Seen(published=data, trainers=observed.trainers, nodes=there, claims=observed.claims)
+
+
+def published(children: Children, pool: str, uid: Uid) -> Mapping[str, str]:
+    """What the trainer of the pool of this name and UID has published; nothing of others counts."""
+    child = children.get(("ConfigMap", slots_name(pool)))
+    if child is None or not child.whole or child.owner != uid:
+        return {}
+    return child.body.get("data") or {}
 
 
 class Holders:

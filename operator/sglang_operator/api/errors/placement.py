@@ -51,3 +51,11 @@ TRAINER_USER = _warning(
     "what the other leaves in the memory that they share; set security.runAsUser: {user}",
     KUBERNETES,
 )
+NODE_RANK_CLAIMED = _warning(
+    "NodeRankClaimed",
+    "{pods} of the trainer said again and again that node rank {node_rank} has other GPUs, for "
+    "which engines were started anew: they follow ever more rarely now, and stay where they are "
+    "meanwhile; "
+    "expected one pod for each node rank; have each publish its own GPUs, by its own rank",
+    POLICY,
+)
