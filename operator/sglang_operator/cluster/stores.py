@@ -28,6 +28,7 @@ from sglang_operator.cluster.absence import (
     told,
     went_back,
 )
+from sglang_operator.cluster.unseen import Unseen
 from sglang_operator.kube import decoding
 from sglang_operator.observed import edits, sightings, wire
 from sglang_operator.observed.model import ObservedPod
@@ -201,6 +202,7 @@ class PodStore:
         self._by_pool: defaultdict[PoolKey, dict[str, PodEntry]] = defaultdict(dict)
         self._by_node: defaultdict[str, dict[str, PodEntry]] = defaultdict(dict)
         self._uncounted: dict[str, PodEntry] = {}
+        self.unseen = Unseen()
         self._gone = Tombstones()
         self._called = Called()
         self._lost_at: dict[PoolKey, float] = {}
@@ -247,6 +249,11 @@ class PodStore:
         """The pods of all pools that were given GPUs by name: no scheduler counts those."""
         return iter(self._uncounted.values())
 
+    def looked(self, uid: str, found: wire.Pod | None) -> None:
+        """This is under the name of one of the unseen, as the API server has answered."""
+        if self.unseen.is_over(uid, found):
+            self._forget(uid)
+
     def pools_on(self, node: str) -> set[PoolKey]:
         """The pools that have a pod on this node."""
         return {entry.pool for entry in self.on(node) if entry.pool.name}
@@ -287,7 +294,7 @@ class PodStore:
             missing = entry.pod.uid not in listed
             if missing and told(unread) and entry.pod.resource_version <= version:
                 self._gone.add(entry.pod.uid, version)
-                self._forget(entry.pod.uid)
+                self._lose(entry.pod.uid)
         for record in records:
             self._gone.listed(record.metadata, version)
             before = self._entries.get(record.metadata.uid)
@@ -325,6 +332,8 @@ class PodStore:
         if entry is None:
             return
         self._index(entry)
+        if names.LABEL_MANAGED_BY not in record.metadata.labels:
+            self.unseen.add(entry.pool.namespace, entry.pod)
         if not entry.pool.name:
             return  # who waits for it looks again by itself
         if entry.pod.deleting and not (known and known.pod.deleting):
@@ -336,7 +345,7 @@ class PodStore:
 
     def drop(self, record: wire.Pod) -> None:
         self._gone.add(record.metadata.uid, record.metadata.version)
-        self._forget(record.metadata.uid)
+        self._lose(record.metadata.uid)
 
     def has(self, uid: str, owner: str) -> bool:
         """Whether this pod is known as one of this pool's engines."""
@@ -347,6 +356,7 @@ class PodStore:
         """Put a pod where it belongs, and nowhere else."""
         uid = entry.pod.uid
         self._unindex(uid)
+        self.unseen.discard(uid)
         self._entries[uid] = entry
         self._by_pool[entry.pool][uid] = entry
         self._by_node[entry.pod.node][uid] = entry
@@ -364,6 +374,12 @@ class PodStore:
             if not index[place]:  # type: ignore[index]
                 del index[place]  # type: ignore[arg-type]
         return entry
+
+    def _lose(self, uid: str) -> None:
+        """Its stream tells of it no more."""
+        if entry := self._entries.get(uid):
+            self.unseen.add(entry.pool.namespace, entry.pod)
+        self._forget(uid)
 
     def _forget(self, uid: str) -> None:
         entry = self._unindex(uid)

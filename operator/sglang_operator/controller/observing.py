@@ -130,6 +130,7 @@ class Observer:
             stays = self._view.pools.has(pool.namespace, pool.name, entry.owner)
             if entry.pod.deleting or not stays:
                 yield entry.pod
+        yield from (each.pod for each in self._view.pods.unseen)
 
     def _former_lease(self, key: PoolKey) -> ObservedChild | None:
         store = self._view.children.get(kinds.LEASE.kind)

@@ -11,6 +11,7 @@ from sglang_operator.clocks import moment
 from sglang_operator.cluster.stores import PoolKey
 from sglang_operator.kube import paths
 from tests.unit.controller import fake_api
+from tests.unit.controller.test_strays import Selecting
 from tests.unit.controller.test_trainers import KEY, a_pool_that_joined, engines, trainer
 from tests.unit.placement.trainers import a_slot
 
@@ -187,5 +188,66 @@ def test_nothing_stays_on_gpus_whose_trainer_is_gone(change: Change):
             await asyncio.sleep(0.2)
             assert others(api) == []
             assert api.seen[before:].count(("DELETE", FIRST)) == 1
+
+    asyncio.run(story())
+
+
+class Chosen(Selecting):
+    """As it is for engines' pods; the trainer's are chosen by a label of their own."""
+
+    def _tell(self, kind: str, path: str, body: Any) -> None:
+        if path == trainer(a_slot(0))[0]:
+            fake_api.Api._tell(self, kind, path, body)
+        else:
+            super()._tell(kind, path, body)
+
+    def _found(self, path: str) -> Any:
+        found = super()._found(path)
+        if path.endswith("/pods"):
+            labels = {names.LABEL_MANAGED_BY, names.LABEL_TRAINER}
+            chosen = [each for each in found["items"] if labels & each["metadata"]["labels"].keys()]
+            found["items"] = chosen
+        return found
+
+
+@pytest.mark.parametrize("operator", ["the same", "another"])
+def test_a_pod_that_was_taken_out_of_the_operators_sight_is_asked_for_by_its_name(operator):
+    """Its stream says that it is deleted; nobody says when it really is."""
+
+    async def no_other_beside_it(api: fake_api.Api) -> None:
+        await api.until(lambda: api.reason(*KEY) == "WaitingForTrainersGPUs")
+        await asyncio.sleep(0.3)
+        assert others(api) == []
+        assert "pod pool-g0-1-0 is not gone yet" in message(api)
+
+    async def story() -> None:
+        api = Chosen()
+        async with fake_api.operator(api, watch_nodes=False):
+            await a_pool_that_joined(api, a_slot(0))
+            api.touch(FIRST, {"metadata": {"labels": {names.LABEL_MANAGED_BY: None}}})
+            await no_other_beside_it(api)
+            if operator == "the same":
+                await api.request("DELETE", FIRST)
+                await api.until(lambda: api.reason(*KEY) == "PoolReady", 10)
+                return
+        async with fake_api.operator(api, watch_nodes=False):
+            await no_other_beside_it(api)
+            await api.request("DELETE", FIRST)
+            await api.until(lambda: api.reason(*KEY) == "PoolReady", 10)
+
+    asyncio.run(story())
+
+
+def test_an_engine_that_is_gone_is_asked_for_once():
+    async def story() -> None:
+        api = fake_api.Api()
+        async with fake_api.operator(api, watch_nodes=False):
+            await a_pool_that_joined(api, a_slot(0))
+            before = len(api.seen)
+            await api.request("DELETE", FIRST)
+            await api.until(lambda: any(call[0] == "POST" for call in api.seen[before:]))
+            await api.until(lambda: api.reason(*KEY) == "PoolReady")
+            await asyncio.sleep(0.3)
+            assert api.seen[before:].count(("GET", FIRST)) == 1
 
     asyncio.run(story())

@@ -33,6 +33,13 @@ def follow_the_trainer(planner: Planner) -> None:
     leave_lost_trainers(planner)
 
 
+def leave_lost_trainers(planner: Planner) -> None:
+    """What is no engine any more, or of a pool that leaves, goes like engines do."""
+    for pod in left_behind(planner.observed, planner.now):
+        if planner.observed.leaving or pod.uid not in planner.healths:
+            planner.remove(pod, texts.SEAT_LEFT, drains=False)
+
+
 def _leave(planner: Planner, group: Group, why: str) -> None:
     """At once, also those that drain, or have ended in part: whatever may run is on its GPUs."""
     for pod in group.members:
@@ -45,10 +52,3 @@ def _leave(planner: Planner, group: Group, why: str) -> None:
         found.live.remove(group)
         found.dying.append(group)
         planner.podless.setdefault(group.engine, EngineState.WAITING)
-
-
-def leave_lost_trainers(planner: Planner) -> None:
-    """Whatever is on GPUs of a trainer that is gone goes, an engine of the pool's or not."""
-    for pod in left_behind(planner.observed, planner.now):
-        if planner.healths.get(pod.uid) is not Health.ENDED:  # see above
-            planner.remove(pod, texts.SEAT_LEFT, drains=False)
