@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from sglang_operator.api import names
 from sglang_operator.observed.engine_state import EngineState
 from sglang_operator.observed.model import Observed, Sightings
 from sglang_operator.plan.plan import plan
@@ -23,7 +24,9 @@ def test_one_that_drains_is_told_of_like_any_other_engine_that_goes():
 
 
 def test_one_that_drains_keeps_no_engine_from_being_made_where_a_scheduler_counts_gpus():
-    again = dataclasses.replace(STRAY, name=f"{STRAY.name}-again", uid="uid-again", attempt=1)
+    again = dataclasses.replace(
+        STRAY, name=f"{STRAY.name}-again", uid=names.Uid("again"), attempt=1
+    )
     found = planned(POOL, [], aside=(DRAINS, again), taken={FIRST.name: 1})
     assert (FIRST.name, 2) in created(found)
     assert not Observed(aside=(DRAINS, again)).crowded
