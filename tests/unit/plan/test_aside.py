@@ -57,4 +57,3 @@ def test_engines_that_wait_for_one_say_which():
     found = plan(pool, Observed(pods=tuple(here), aside=(stray,), **seen(pool, *THREE)), NOW)
     assert found.kept_out == {stray.engine: stray.name}
     assert not found.creates
-    assert found.wake_at is not None
