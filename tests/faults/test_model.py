@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_a
 
 from tests.faults.model import STANDING, GroupModel, GroupSurgeModel, Model, SurgeModel
 
-SHORT_STEPS = 40_000
+SHORT_STEPS = 20_000
 WALK = 64  # steps of one rule, at most
 RULES = 8  # of one example
 PHASES = (Phase.explicit, Phase.generate, Phase.shrink)

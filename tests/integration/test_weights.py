@@ -16,7 +16,8 @@ from tests.integration.pools import PoolUnderTest
 
 @pytest.fixture(scope="module")
 def plane():
-    with ControlPlane("8x8") as plane, InstalledOperator(plane):
+    # The pool of each test stays: eight GPUs.
+    with ControlPlane("16x8") as plane, InstalledOperator(plane):
         yield plane
 
 
