@@ -67,11 +67,11 @@ def named(registry: Registry) -> list[str]:
 
 def lets_serve(registry: Registry, state: Transaction, tags: Iterable[str]) -> None:
     """Raises Unsupported where the sleep of a part would take the others from clients too."""
-    if parts.others_serve(state, tags) or not (state.phase is Phase.IDLE or state.initial):
+    as_started = state.phase is Phase.IDLE or state.initial or state.serving
+    if parts.others_serve(state, tags) or not as_started:
         return
-    others = [
-        e for e in registry.others if e.state == IN_SERVICE or registry.weights.gate == GATE_OFF
-    ]
+    reached, off = registry.others, registry.weights.gate == GATE_OFF
+    others = [e for e in reached if (off and not state.sleeps(e.instance)) or e.state == IN_SERVICE]
     if others:
         raise Unsupported(texts.PART_NOT_COMMITTED.format(engines=beside.named(others)))
 

@@ -370,10 +370,10 @@ def _needs_a_commit(group: Group, current: Transaction) -> bool:
     SGLang changes the label last, so that they have that of the version before.  A Lease that was
     made anew says nothing of a commit either.
     """
-    if current.phase not in (Phase.COMMITTED, Phase.IDLE):
-        return False
     if group.instance in current.torn:
         return True
+    if current.phase not in (Phase.COMMITTED, Phase.IDLE):
+        return False
     gate = group.gate
     if gate is None or gate.is_open:
         return False

@@ -165,10 +165,13 @@ class Transaction:
         return self.phase is Phase.SLEEPING and self.intact and bool(self.apart)
 
     def of(self, instance: str | None) -> "Transaction":
-        """What this says of one engine: those that serve on go by what was before the sleep."""
-        if not self.serving or instance in self.apart or self.sleeps(instance):
-            return self
-        return self._of_others
+        """What this says of one engine: those that serve on go by what was before the sleep.
+
+        One that gave up its weights, or was written into, has not those that it started with.
+        """
+        serves = self.serving and instance not in self.apart and not self.sleeps(instance)
+        found = self._of_others if serves else self
+        return replace(found, intact=False) if found.initial and instance in self.torn else found
 
     @functools.cached_property
     def _of_others(self) -> "Transaction":

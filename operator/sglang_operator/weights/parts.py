@@ -46,10 +46,10 @@ def others_serve(state: Transaction, tags: Iterable[str]) -> bool:
     """Whether engines may serve on while others release these, and who they are is told after it.
 
     Weights that nobody has committed are told of by nothing: what gave them up would, once awake,
-    look like the rest.
+    look like the rest.  So it is too while another part sleeps, which kept its own.
     """
     if state.serving or (state.phase is Phase.COMMITTED and state.intact):
-        return True
+        return bool(state.version) or WEIGHTS not in tags
     written = state.version or state.target_version
     initial = state.initial or (state.phase is Phase.IDLE and state.untouched and not written)
     return initial and WEIGHTS not in tags

@@ -261,6 +261,45 @@ def test_where_nothing_was_committed_no_part_gives_up_its_weights_beside_others_
             assert not any(engine.paused for engine in world.engines)
 
 
+@pytest.fixture
+def labelled():
+    """A pool whose trainer sends a version only: its gates are open, and nothing was committed."""
+    with FakePool(4, gate="Versioned") as made:
+        for engine in made.engines:
+            engine.strict, engine.label = True, "v7"
+            engine.gate, engine.gate_version, engine.state = "Open", "v7", "InService"
+        yield made
+
+
+def a_part(pool):
+    sleep(pool, FIRST, KEPT)
+
+
+def all_but_two(pool):
+    """The operator opens by the label who is awake again."""
+    pool.sleep(KEPT, settle=0)
+    pool.wake(devices=range(4, 8))
+
+
+@pytest.mark.parametrize("first", [a_part, all_but_two])
+@pytest.mark.parametrize("devices", [range(2), range(4, 6), range(6)])
+def test_nor_once_a_part_has_slept_that_kept_its_own(labelled, first, devices):
+    with Pool(POOL, NAMESPACE, identity=labelled.identity) as pool:
+        first(pool)
+        for engine in labelled.engines[2:]:
+            engine.gate, engine.gate_version, engine.state = "Open", "v7", "InService"
+        labelled.call(labelled.publish)
+        before = asleep(labelled)
+        with pytest.raises(Unsupported, match="no version of the weights was committed"):
+            sleep(pool, devices)
+        assert asleep(labelled) == before
+        assert not labelled.state.torn
+        after = pool.wake()
+        assert after.initial
+        assert asleep(labelled) == [AWAKE] * 4
+        assert not any(engine.paused for engine in labelled.engines)
+
+
 def test_beside_an_operator_that_would_close_every_gate_no_part_sleeps(world, pool):
     world.knows_parts = False
     world.call(world.publish)

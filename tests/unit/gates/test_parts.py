@@ -13,6 +13,7 @@ from tests.builders import NOW, a_lease_saying, a_pod, a_pool, weighed
 
 TRAINER = Trainer(holder="trainer", transaction="t1")
 OPEN = Gate(is_open=True, version="v1", reason=decide.COMMITTED)
+SLEEPS = Gate(is_open=False, reason=Phase.SLEEPING.value, released=frozenset({"weights"}))
 BOTH = ("weights", "kv_cache")
 
 
@@ -143,3 +144,27 @@ def test_a_part_whose_trainer_is_gone_before_it_named_anybody_stays_closed_besid
     assert over.state.apart == {*case.runs[:2]}
     case.move(over.state)
     assert case.open == [False, False, True, True]
+
+
+def beside(torn, asleep=""):
+    """Nobody has committed anything, and the Lease says that all is as it was started."""
+    said = Transaction(phase=Phase.AWAKE, intact=True, torn=frozenset(torn))
+    if not asleep:
+        return said
+    sleeps = {"id": "t1", "asleep": (asleep,), "apart": frozenset({asleep})}
+    return dataclasses.replace(said, phase=Phase.SLEEPING, released=("kv_cache",), **sleeps)
+
+
+@pytest.mark.parametrize("slept", [False, True], ids=["serving", "just awake"])
+@pytest.mark.parametrize("asleep", [False, True], ids=["all awake", "another sleeps"])
+def test_no_label_opens_the_gate_of_an_engine_that_gave_up_weights_nobody_committed(slept, asleep):
+    """It says the version that it had before, and no commit tells it from the others."""
+    case = Case("Versioned")
+    if slept:
+        case.pods[1] = dataclasses.replace(case.pods[1], gate=SLEEPS, ready=False)
+    case.move(beside(case.runs[1:2], case.runs[0] if asleep else ""))
+    assert case.open == [not asleep, False, True, True]
+    plan = case.decide(beside(case.runs[1:2]))
+    assert case.runs[1] not in {e.instance for e in plan.engines if e.name in plan.versions}
+    case.move(Transaction(torn=frozenset(case.runs[1:2])))
+    assert not case.open[1]

@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sglang_operator.api import names
@@ -167,6 +167,12 @@ def test_a_sync_wakes_whoever_sleeps_and_tells_of_them_until_its_commit():
     assert not steps.abort(woken, LATER, message="x").apart
 
 
+def part_awake(state: Transaction) -> Transaction:
+    """The whole pool has slept on what is no weights, and a part of it is awake."""
+    whole = steps.sleep(state, MINE, tags=["kv_cache"], **AT)
+    return resumed(steps.slept(whole, MINE, instances=[A, B, C], now=NOW), B, C)
+
+
 @pytest.mark.parametrize(
     ("state", "tags", "serve"),
     [
@@ -176,11 +182,40 @@ def test_a_sync_wakes_whoever_sleeps_and_tells_of_them_until_its_commit():
         (dataclasses.replace(committed(), phase=Phase.ABORTED, intact=False), BOTH, False),
         (dataclasses.replace(committed(), phase=Phase.AWAKE, intact=False), ["kv_cache"], False),
         (Transaction(fence=True, holder=MINE.holder, id="t0"), ["kv_cache"], False),
+        (asleep(A), BOTH, True),
+        (asleep(A, tags=["kv_cache"], state=Transaction()), ["kv_cache"], True),
+        (asleep(A, tags=["kv_cache"], state=Transaction()), BOTH, False),
+        (part_awake(committed()), BOTH, True),
+        (part_awake(Transaction()), ["kv_cache"], True),
+        (part_awake(Transaction()), BOTH, False),
     ],
-    ids=["committed", "initial", "initial weights", "aborted", "awake", "made anew"],
+    ids=[
+        "committed",
+        "initial",
+        "initial weights",
+        "aborted",
+        "awake",
+        "made anew",
+        "beside a part",
+        "initial beside a part",
+        "initial weights beside a part",
+        "beside the rest of a pool",
+        "initial beside the rest of a pool",
+        "initial weights beside the rest of a pool",
+    ],
 )
 def test_others_serve_on_where_it_is_known_what_from(state, tags, serve):
     assert parts.others_serve(state, tags) is serve
+
+
+def test_one_whose_weights_are_gone_has_not_those_that_it_started_with():
+    """Whoever let it happen: a client of an earlier release, say."""
+    said = Transaction(phase=Phase.AWAKE, intact=True, torn=of(A))
+    assert [said.of(run).initial for run in (A, B)] == [False, True]
+    assert said.of(A).memory_lost
+    beside = dataclasses.replace(asleep(C, tags=["kv_cache"], state=Transaction()), torn=of(A))
+    assert [beside.of(run).initial for run in (A, B)] == [False, True]
+    assert beside.of(C) is beside
 
 
 def test_where_nobody_serves_the_others_keep_their_memory_behind_their_gates():
@@ -300,10 +335,16 @@ STEPS = st.lists(
 )
 
 
+@pytest.mark.parametrize("first", [committed(), Transaction()], ids=["committed", "initial"])
+@example([("sleep", {A}, ("kv_cache",)), ("sleep", {B}, BOTH), ("wake", {A, B}, BOTH)])
+@example([("sleep all", {A}, ("kv_cache",)), ("wake", {B, C}, BOTH), ("sleep", {B}, BOTH)])
 @given(STEPS)
-def test_in_any_order_the_lease_says_of_each_engine_what_it_has(taken):
-    """Who goes by a commit that covers it is whole and awake, and who sleeps is named."""
-    state, whole, released = committed(), set(RUNS), {run: set[str]() for run in RUNS}
+def test_in_any_order_the_lease_says_of_each_engine_what_it_has(first, taken):
+    """Who goes by a commit that covers it, or by what all started with, is whole and awake.
+
+    And who sleeps is named.
+    """
+    state, whole, released = first, set(RUNS), {run: set[str]() for run in RUNS}
     for name, some, tags in taken:
         before = state
         runs = RUNS if "all" in name else some
@@ -342,6 +383,6 @@ def test_in_any_order_the_lease_says_of_each_engine_what_it_has(taken):
         for run in RUNS:
             assert state.sleeps(run) == released[run]
             found = state.of(run)
-            if found.phase is Phase.COMMITTED and run in found.instances:
+            if found.initial or (found.phase is Phase.COMMITTED and run in found.instances):
                 assert run in whole
                 assert not released[run]
