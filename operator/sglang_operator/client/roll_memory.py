@@ -39,10 +39,10 @@ class RollMemory:
         if self.loaded and not self._part_sleeps:
             return
         if self._leads:
-            if (await self._pool.transaction()).released:
+            if roll_parts.any_asleep(await self._pool.transaction()):
                 await self._pool.wake()
         else:
-            await self._follower.until(lambda state: not state.released)
+            await self._follower.until(lambda state: not roll_parts.any_asleep(state))
         self.is_loaded(True)
 
     async def offload(self) -> None:

@@ -8,7 +8,10 @@ The next model update wakes whoever sleeps, before the first bucket is written, 
 strategy does.
 """
 
+import functools
 import logging
+import operator
+import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -22,6 +25,14 @@ if TYPE_CHECKING:
     from sglang_operator.client.registry import Engine
 
 log = logging.getLogger(__name__)
+
+
+def any_asleep(state: Transaction) -> bool:
+    """Whether the pool sleeps, or a part: also where whoever was to sleep ended before it did.
+
+    Its Lease is held until somebody wakes it, and its gates stay closed.
+    """
+    return bool(state.released) or state.phase is Phase.SLEEPING
 
 
 def at_rest(state: Transaction) -> bool:
@@ -68,23 +79,30 @@ async def sleep(
 
 async def wake(pool: "AsyncPool", ranks: Collection[int]) -> None:
     """Worker 0's part, if any of them sleeps.  Raises as ``AsyncPool.wake``."""
-    if (await pool.transaction()).released:
+    if any_asleep(await pool.transaction()):
         await pool.wake(devices=gpus_of((await pool.fresh()).engines, ranks))
 
 
 async def follow(
     pool: "AsyncPool", follower: "Follower", rank: int, *, sleeps: bool, seconds: float
 ) -> None:
-    """The others' part, of the engine that has their rank by now.  Raises NotReady."""
-    engines = (await pool.fresh()).engines
-    engine = next((each for each in engines if each.rank == rank), None)
-    if engine is None:
-        return  # it has no memory either way
+    """The others' part, of the engine that has their rank by now.  Raises NotReady.
 
-    def done(state: Transaction) -> bool:
+    By now: at each change of the Lease.  One may end, and come back, while worker 0 waits.
+    """
+
+    def done(state: Transaction, engine: "Engine") -> bool:
         slept = bool(state.sleeps(engine.instance))
         if not sleeps:
             return not (slept or state.at_work)
         return at_rest(state) and (slept or not engine.holds)
 
-    await follower.until(done, seconds)
+    deadline = time.monotonic() + seconds
+    state = await pool.transaction()
+    while True:
+        engines = (await pool.fresh()).engines
+        engine = next((each for each in engines if each.rank == rank), None)
+        if engine is None or done(state, engine):
+            return  # without an engine there is no memory either way
+        left = deadline - time.monotonic()
+        state = await follower.until(functools.partial(operator.ne, state), left, known=state)

@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 from sglang_operator.client import NotReady, Unsupported, following
+from sglang_operator.client.following import Follower
+from sglang_operator.client.sleeping import Sleeper
 from sglang_operator.weights.lease_state import Phase
 from tests.unit.client.fake_pool import FakePool
 from tests.unit.client.test_roll import ANSWER, Cluster
@@ -143,6 +145,70 @@ def test_one_of_the_part_that_has_no_process_keeps_no_worker_waiting(roll, reach
         await asyncio.to_thread(world.call, world.publish)
         await asyncio.wait_for(cluster.all("offload_part", [0, 1]), 20)
         assert [bool(e.released) for e in world.engines[:2]] == [rank == 1, rank == 0]
+
+    trained(story, reach, roll=roll)
+
+
+def test_one_of_the_part_that_restarts_while_another_loads_keeps_no_worker_waiting(
+    roll, reach, monkeypatch
+):
+    """Worker 0 waits for the one that loads its model, and puts to sleep who is there by then."""
+    waits, until = [], Follower.until
+
+    async def waited(follower, *of, **more):
+        waits.append(follower)
+        return await until(follower, *of, **more)
+
+    monkeypatch.setattr(Follower, "until", waited)
+
+    async def story(world, cluster):
+        before, second = world.engines[1].instance, world.engines[2]
+        waits.clear()
+        second.state, second.dead = "Starting", True
+        await asyncio.to_thread(world.call, world.publish)
+        shrinks = [asyncio.create_task(e.offload_part([1, 2])) for e in cluster.strategies]
+        await asyncio.wait_for(asyncio.gather(shrinks[3]), 5)
+        while len(set(waits)) < 2:  # workers 1 and 2 have looked who has their ranks
+            await asyncio.sleep(0.01)
+        await asyncio.to_thread(world.restart, 1)
+        assert world.engines[1].instance != before
+        assert not any(each.done() for each in shrinks[:3])
+        second.state, second.dead = "Up", False
+        await asyncio.to_thread(world.call, world.publish)
+        await asyncio.wait_for(asyncio.gather(*shrinks), 20)
+        assert [bool(e.released) for e in world.engines] == [False, True, True, False]
+        await asyncio.wait_for(cluster.all("load_part", [1, 2]), 20)
+        assert not any(engine.released for engine in world.engines)
+
+    trained(story, reach, roll=roll)
+
+
+@pytest.mark.parametrize("again", ["load_part", "load_states"])
+def test_a_part_that_ended_before_it_slept_is_awake_where_roll_expands(
+    roll, reach, monkeypatch, again
+):
+    """The Lease says Sleeping of nobody, and is held: no gate of that part would open."""
+    closed = Sleeper._closed
+
+    async def story(world, cluster):
+        async def ends(sleeper, *of, **more):
+            world.engines[1].dead, world.engines[1].state = True, "Pending"
+            world.engines[1].instance = ""
+            await asyncio.to_thread(world.call, world.publish)
+            while (await sleeper._pool.registry()).engines[1].instance:
+                await asyncio.sleep(0.01)  # the worker is told of it
+            return await closed(sleeper, *of, **more)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Sleeper, "_closed", ends)
+            await asyncio.wait_for(cluster.all("offload_part", [1]), 20)
+        assert (world.state.phase, world.state.released) == (Phase.SLEEPING, ())
+        assert world.state.holder
+        await asyncio.to_thread(world.restart, 1)
+        ranks = ([1],) if again == "load_part" else ()
+        await asyncio.wait_for(cluster.all(again, *ranks), 20)
+        assert (world.state.phase, world.state.holder) == (Phase.COMMITTED, "")
+        assert not world.state.apart
 
     trained(story, reach, roll=roll)
 
