@@ -151,8 +151,8 @@ def beside(torn, asleep=""):
     said = Transaction(phase=Phase.AWAKE, intact=True, torn=frozenset(torn))
     if not asleep:
         return said
-    sleeps = {"id": "t1", "asleep": (asleep,), "apart": frozenset({asleep})}
-    return dataclasses.replace(said, phase=Phase.SLEEPING, released=("kv_cache",), **sleeps)
+    said = dataclasses.replace(said, phase=Phase.SLEEPING, id="t1", released=("kv_cache",))
+    return dataclasses.replace(said, asleep=(asleep,), apart=frozenset({asleep}))
 
 
 @pytest.mark.parametrize("slept", [False, True], ids=["serving", "just awake"])
