@@ -65,6 +65,18 @@ def test_many_runs_in_which_parts_of_the_pool_sleep_and_the_others_serve_on(gate
     assert slept > RUNS / 4
 
 
+def test_many_runs_in_which_parts_sleep_of_a_pool_whose_weights_came_by_label_alone():
+    slept = 0
+    for seed in range(RUNS // 2):
+        world = model.run(
+            random.Random(seed).randrange, gate="Versioned", parts=True, labelled=True
+        )
+        assert world.violations == [], seed
+        assert world.synced(), seed
+        slept += world.slept_apart
+    assert slept > RUNS / 8
+
+
 @pytest.mark.parametrize("gate", ["Committed", "Versioned"])
 def test_many_runs_beside_trainers_and_operators_that_know_of_no_parts(gate):
     slept = 0

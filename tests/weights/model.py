@@ -773,7 +773,7 @@ def _said(lease: dict[str, Any] | None) -> object:
 def run(choose: Choose, *, steps: int = 120, **world: Any) -> World:
     """One run of random steps, and then a fair end."""
     made = World(choose, **world)
-    if choose(4):
+    if choose(4) and not made.labelled:
         made.settle(rounds=1)  # most of the life of a pool comes after its first sync
         made.unsettle()
         for _ in range(choose(3)):

@@ -48,14 +48,20 @@ def left_standing(before: dict[str, Any] | None, after: dict[str, Any]) -> dict[
 
 
 class Parts(Trainers):
-    """``parts``: trainers put parts to sleep; ``mixed``: others are of an earlier release."""
+    """``parts``: trainers put parts to sleep; ``mixed``: others are of an earlier release.
+
+    ``labelled``: a trainer has sent weights before, and a version only: the Lease says nothing.
+    """
 
     def __init__(self, choose: Callable[[int], int], **options: Any) -> None:
+        self.labelled = options.pop("labelled", False)
         self.parts = options.pop("parts", False) or options.get("mixed", False)
         self.mixed = options.pop("mixed", False)
         self.slept_apart = 0
         self._reads_as_before = False
         super().__init__(choose, **options)
+        for engine in self.engines if self.labelled else ():
+            engine.holds = engine.label = "v0"
 
     def _programs(self) -> tuple[Callable[..., Generator[None, None, Any]], ...]:
         found = super()._programs()
@@ -65,6 +71,8 @@ class Parts(Trainers):
         sleeps = said.phase in (Phase.SLEEPING, Phase.AWAKE)
         if sleeps and said.holder.startswith("trainer-") and not said.at_work and self.choose(3):
             self.namesake = said.holder  # it goes on with what it put to sleep
+        if self.labelled and not (said.version or said.target_version) and self.choose(8):
+            return (self._sleep_part, *((self._wake_part,) if sleeps else ()))
         more = (self._wake_part,) * 6 if sleeps else (self._sleep_part,) * 6
         every = (*found, *more, self._sleep_part, self._sleep_part, self._sync_in_vain)
         if self.mixed and self.choose(2):
