@@ -15,7 +15,7 @@ from tests.builders import NOW
 from tests.weights import model, part_sleep
 from tests.weights.ground import Entry, Registry
 
-RUNS = 400
+RUNS = 200
 FINDING = 3000  # at most, until a control is found: some need several rare things in a row
 # Where to begin with one that is found late: most of a minute is spent on the seeds before.
 BEGIN = {"writes into the Lease whatever stands there by now": 2150}
