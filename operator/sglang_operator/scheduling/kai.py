@@ -33,7 +33,10 @@ class Kai(PodGroups):
             yield syntax.missing(f"{FIELD}.queueName", texts.A_KAI_QUEUE)
 
     def labels(self, parsed: PoolSpec, member: Member) -> Mapping[str, str]:
-        return {names.LABEL_KAI_QUEUE: parsed.scheduling.queue_name or ""}
+        return {
+            **super().labels(parsed, member),
+            names.LABEL_KAI_QUEUE: parsed.scheduling.queue_name or "",
+        }
 
     def group(self, parsed: PoolSpec, member: Member) -> Mapping[str, Any]:
         chosen = parsed.scheduling

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 from sglang_operator.api import errors, syntax
+from sglang_operator.api.names import EngineName
 from sglang_operator.api.problems import Problem
 from sglang_operator.api.spec import PoolSpec
 from sglang_operator.scheduling import texts
@@ -55,16 +56,26 @@ class PodGroups:
         yield from self._written_twice(parsed)
 
     def _written_twice(self, parsed: PoolSpec) -> Iterator[Problem]:
-        """The pod's group in podTemplate, which is each engine's own."""
+        """What podTemplate has under a key that the gang writes: what it says there would win.
+
+        The group is each engine's own; the rest is what ``scheduling`` says.
+        """
         metadata = parsed.pod_template.get("metadata")
-        for kind, key in (("labels", self.label), ("annotations", self.annotation)):
+        any_member = Member("", EngineName(""), 0)
+        own: dict[str, Mapping[str, str]] = {
+            "labels": self.labels(parsed, any_member),
+            "annotations": self.annotations(parsed, any_member),
+        }
+        for kind, keys in own.items():
             written = metadata.get(kind) if isinstance(metadata, dict) else None
-            if key and isinstance(written, dict) and key in written:
+            for key in set(keys).intersection(written if isinstance(written, dict) else ()):
+                is_group = key in (self.label, self.annotation)
+                expected = texts.OWN_GROUP if is_group else texts.OWN_KEY
                 yield errors.POD_TEMPLATE(
                     f"spec.podTemplate.metadata.{kind}.{key}",
                     found=key,
-                    expected=texts.OWN_GROUP.format(gang=self.grouped.name),
-                    advice=texts.DO_LEAVE_OUT,
+                    expected=expected.format(gang=self.grouped.name),
+                    advice=texts.DO_LEAVE_OUT if is_group else texts.DO_SAY_IN_SCHEDULING,
                 )
 
     def pod_spec(self, parsed: PoolSpec) -> Mapping[str, Any]:

@@ -31,6 +31,8 @@ NO_KUEUE_KEYS = "{kind} that are not Kueue's where scheduling.gang is Kueue"
 DO_SCHEDULING = "remove it: spec.scheduling says what Kueue reads"
 NOT_OF_GANG = "nothing with scheduling.gang: {gang}, which does not read it"
 DO_LEAVE_OUT = "leave it out"
+OWN_KEY = "nothing under a key that the operator writes where scheduling.gang is {gang}"
+DO_SAY_IN_SCHEDULING = "leave it out: spec.scheduling says what stands there"
 OWN_GROUP = "no group of its own where scheduling.gang is {gang}: each engine's pods have theirs"
 
 A_KAI_QUEUE = "the name of a Queue of KAI, without which it starts no pod"
