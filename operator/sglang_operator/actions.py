@@ -196,17 +196,41 @@ def child_actions(
     return have if observed.leaving else [*have, *_to_drop(pool, wanted, observed)]
 
 
-def group_actions(pool: Pool, plan: Plan, observed: Observed) -> list[CreateChild]:
-    """What makes the groups of a gang's scheduler that the plan's pods are to be of."""
-    return [
-        CreateChild(
-            kind=kinds.kind_of(body),
-            name=body["metadata"]["name"],
-            body=body,
-            reason="its pods are about to be made",
-        )
-        for body in gang_groups.before_pods(pool, plan, observed)
-    ]
+def group_actions(
+    pool: Pool, plan: Plan, observed: Observed
+) -> dict[names.EngineName, list[ChildAction]]:
+    """What makes the groups of a gang's scheduler that the plan's pods are to be of, by engine."""
+    return {
+        before.engine: steps
+        for before in gang_groups.before_pods(pool, plan, observed)
+        if (steps := list(_group_steps(pool, before, observed)))
+    }
+
+
+def _group_steps(
+    pool: Pool, before: gang_groups.Before, observed: Observed
+) -> Iterator[ChildAction]:
+    """Another try's of the same name goes first.  What is somebody else's is met, and told."""
+    body = before.body
+    kind, name = kinds.kind_of(body), body["metadata"]["name"]
+    found = observed.children.get((kind, name))
+    if found is not None and found.owner == pool.owner.uid:
+        if before.begun or _is_as_made(body, found.body):
+            return
+        yield DeleteChild(kind=kind, name=name, uid=found.uid, reason="it is of an earlier try")
+    why = "its pods are about to be made"
+    yield CreateChild(kind=kind, name=name, body=body, reason=why)
+
+
+def _is_as_made(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> bool:
+    """Whether a group is as it would be made now.
+
+    What its scheduler's webhooks and defaults have added is theirs, and no difference; what the
+    operator wrote for an earlier spec is.
+    """
+    same = gang_groups.made_of(wanted) == gang_groups.made_of(found)
+    same = same and found["metadata"].get("deletionTimestamp") is None
+    return same and not drift.difference(wanted["spec"], found.get("spec"))
 
 
 def kept_actions(

@@ -41,6 +41,7 @@ ANNOTATION_ATTEMPT = f"{GROUP}/attempt"
 ANNOTATION_DEVICES = f"{GROUP}/devices"
 ANNOTATION_NODES = f"{GROUP}/nodes"  # of an engine that spans some: so many pods are one engine
 ANNOTATION_SLOT = f"{GROUP}/slot"  # of an engine on a trainer's GPUs: whose they were as it came
+ANNOTATION_MADE_OF = f"{GROUP}/made-of"  # on a PodGroup: a hash of what was written as its spec
 ANNOTATION_FAILURES = f"{GROUP}/failures-in-a-row"
 ANNOTATION_STARTUP_FAILURES = f"{GROUP}/startup-failures"
 ANNOTATION_STARTUP_REASON = f"{GROUP}/startup-failure-reason"

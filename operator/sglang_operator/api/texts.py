@@ -321,7 +321,7 @@ HISTORY_REFUSED = "{plural} of this pool could not be written ({message}; tried 
 HISTORY_DO_ALLOW = "see that roles, quotas and policies let the operator write them"
 HISTORY_CHANGED_BACK = "somebody changes {kind} {name} back each time it is written ({times} times)"
 HISTORY_DO_SEE_WHO = "see who does (kubectl get {kind} {name} -o yaml --show-managed-fields)"
-QUOTA_EXCEEDED = "the API server refuses pods for quota: {message}; tried again {when}"
+QUOTA_EXCEEDED = "the API server refuses {kind} for quota: {message}; tried again {when}"
 GATE_ASIDE = "the pod lost the labels of its pool, so nobody keeps its weights up to date"
 PODS_VANISH = (
     "{count} times an engine's pods vanished within an hour without having been asked to end: "
@@ -341,9 +341,11 @@ LABELS_TAKEN = (
     "{count} pods of engine {engine} stand aside ({pods}): their labels {labels} were taken away "
     "or changed after they were made; no more are made until all but one are gone"
 )
-POD_REJECTED = "the API server refuses pod {name}: {message}; correct the cause, tried again {when}"
+CREATE_REJECTED = (
+    "the API server refuses {kind} {name}: {message}; correct the cause, tried again {when}"
+)
 REVISION_REFUSED = (
-    "the rollout does not start, and the engines run on: the API server would refuse pods of "
+    "the rollout does not start, and the engines run on: the API server would refuse {kind} of "
     "revision {revision}: {message}; correct the cause, tried again {when}"
 )
 CHANGED_BACK = (
@@ -353,6 +355,10 @@ CHANGED_BACK = (
 )
 CHILD_REFUSED = (
     "the API server refuses {kinds} of this pool: {message}; the engines run; tried again {when}"
+)
+GROUP_REFUSED = (
+    "the API server refuses {kind} {name}, by which a scheduler knows pods of an engine that are "
+    "there: {message}; tried again {when}"
 )
 API_ERROR = "the API server did not do what was asked: {message}; tried again {when}"
 TRY_AGAIN = "every {seconds} s at most"

@@ -1,20 +1,26 @@
 """PodGroups: what a gang's scheduler reads of the pods of one try at an engine.
 
 Each is made before its pods, by the stage that makes these (``before_pods``): a scheduler that met
-pods without it would start them one by one, or never.  It stays as long as one of them is there,
+pods without it would start them one by one, or never.  A pod that never had a node is gone at once
+when it is deleted, and the next try at its engine has the name of the one before: what the group of
+that name says is of the spec of then, and Kubernetes lets nobody change its own.  So it goes, and
+is made anew, before there are pods that name it.  It stays as long as one of them is there,
 whatever the pool asks for by then, and is made anew if somebody deletes it meanwhile.
 """
 
+import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
+
+import orjson
 
 from sglang_operator.api import names
 from sglang_operator.api.names import EngineName
 from sglang_operator.children import metadata
 from sglang_operator.observed.model import Observed
 from sglang_operator.plan.plan import Plan
-from sglang_operator.pool.resolve import Owner, Pool
+from sglang_operator.pool.resolve import Engine, Owner, Pool
 from sglang_operator.scheduling import gangs
 from sglang_operator.scheduling.base import Grouped, Member
 
@@ -66,20 +72,39 @@ def coming(pool: Pool, observed: Observed) -> set[str]:
     }
 
 
-def before_pods(pool: Pool, plan: Plan, observed: Observed) -> Iterator[Json]:
-    """The groups of the pods that are about to be made, as far as they are not there."""
+class Before(NamedTuple):
+    """A group that there is to be before the pods of an engine."""
+
+    engine: EngineName
+    body: dict[str, Any]
+    begun: bool  # some pods of this try are there
+
+
+def before_pods(pool: Pool, plan: Plan, observed: Observed) -> Iterator[Before]:
+    """The groups of the pods that are about to be made."""
     declared = gangs.grouped(pool.spec)
     if declared is None:
         return
+    begun = {(pod.engine, pod.attempt) for pod in observed.all_pods}
     for create in plan.creates:
-        member = member_of(pool, create.engine.name, create.attempt, create.engine.pods)
-        if (declared.kind, member.group) not in observed.children:
-            yield _body(declared, pool, member)
+        engine = create.engine
+        member = Member(pool.owner.name, engine.name, create.attempt, engine.pods)
+        body = _body(declared, pool, member)
+        yield Before(engine.name, body, (engine.name, create.attempt) in begun)
 
 
-def member_of(pool: Pool, engine: EngineName, attempt: int, pods: int) -> Member:
-    """The leader of a try, which has what all its pods have in common."""
-    return Member(pool.owner.name, engine, attempt, pods)
+def made_of(body: Json) -> str:
+    """A hash of what was written as this group's spec; empty if it does not say."""
+    annotations = body["metadata"].get("annotations") or {}
+    return str(annotations.get(names.ANNOTATION_MADE_OF, ""))
+
+
+def of_try(pool: Pool, engine: Engine, attempt: int) -> dict[str, Any] | None:
+    """The group of this try; None where its scheduler knows pods by none."""
+    declared = gangs.grouped(pool.spec)
+    if declared is None:
+        return None
+    return _body(declared, pool, Member(pool.owner.name, engine.name, attempt, engine.pods))
 
 
 def without(pool: Pool, taken: Collection[tuple[str, str]], plan: Plan) -> set[EngineName]:
@@ -96,7 +121,14 @@ def without(pool: Pool, taken: Collection[tuple[str, str]], plan: Plan) -> set[E
 
 def _body(declared: Grouped, pool: Pool, member: Member) -> dict[str, Any]:
     spec = dict(gangs.group(pool.spec, member))
-    return _of(declared, pool.owner, member.group, spec=spec)
+    body = _of(declared, pool.owner, member.group, spec=spec)
+    body["metadata"]["annotations"] = {names.ANNOTATION_MADE_OF: _digest(spec)}
+    return body
+
+
+def _digest(spec: Json) -> str:
+    text = orjson.dumps(spec, option=orjson.OPT_SORT_KEYS)
+    return hashlib.sha256(text).hexdigest()[:16]
 
 
 def _as_it_is(declared: Grouped, owner: Owner, name: str, found: Json) -> dict[str, Any]:

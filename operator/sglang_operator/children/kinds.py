@@ -120,8 +120,6 @@ def _groups(declared: Grouped) -> ChildKind:
         pruned=True,
         optional=True,
         of_gang=declared.name,
-        # Its scheduler's own default; who takes a queue out of the spec wants that again.
-        defaults={"queue": ("default",)},
         restless=frozenset({"status"}),  # news is its spec alone, not what the scheduler says
     )
 
@@ -136,6 +134,19 @@ def of_gangs(names: Collection[str]) -> tuple[ChildKind, ...]:
     return tuple(each for each in GANGS if each.of_gang in names)
 
 
+POD = "Pod"  # which is none of these, and refused beside them
+
+
+def single(kind: str) -> str:
+    """The kind of one object in a sentence, before its name."""
+    return "pod" if kind == POD else kind
+
+
+def several(kind: str) -> str:
+    """The same of several."""
+    return "pods" if kind == POD else f"a {kind}"
+
+
 def of(kind: str) -> ChildKind:
     """The declaration of this kind."""
     return next(each for each in (*CHILDREN, *GANGS) if each.kind == kind)
@@ -145,6 +156,11 @@ def kind_of(body: Mapping[str, Any]) -> str:
     """The kind of an object, by which its declaration is found."""
     found = next((each.kind for each in (*CHILDREN, *GANGS) if each.is_of(body)), "")
     return found or str(body["kind"])
+
+
+def is_of_gang(kind: str) -> bool:
+    """Whether it is what a gang's scheduler knows pods by."""
+    return any(each.kind == kind for each in GANGS)
 
 
 def is_spare(kind: str) -> bool:

@@ -1,10 +1,11 @@
 """What is written of the children of a pool that are no pods."""
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from sglang_operator import actions
 from sglang_operator.api import names
-from sglang_operator.children import kinds
+from sglang_operator.children import gang_groups, kinds
 from sglang_operator.cluster import identity
 from sglang_operator.cluster.child_store import ChildStore
 from sglang_operator.cluster.outcome import Outcome
@@ -36,11 +37,11 @@ class ChildWriter:
             try:
                 await self.write_one(key, owner, action, outcome)
             except ApiUnreachableError as error:
-                outcome.failed = error
+                outcome.failed, outcome.failing = error, (action.kind, action.name)
             except ApiError as error:
                 # A conflict or a missing object: what was seen is old, so it is tried again.
                 if not (error.missing and isinstance(action, actions.DeleteChild)):
-                    outcome.failed = error
+                    outcome.failed, outcome.failing = error, (action.kind, action.name)
             outcome.done = outcome.done and outcome.failed is None
         return outcome
 
@@ -65,7 +66,10 @@ class ChildWriter:
             # is no longer wanted of it (a port under its old number).
             compared = kinds.of(action.kind).compared
             content = {key: action.body[key] for key in compared if key in action.body}
-            metadata = {"uid": action.uid, "labels": action.body["metadata"]["labels"]}
+            given = action.body["metadata"]
+            metadata: dict[str, Any] = {"uid": action.uid, "labels": given["labels"]}
+            if gang_groups.made_of(action.body):
+                metadata["annotations"] = given["annotations"]
             body = {"metadata": metadata, **content}
             answer = await self._work.send("PATCH", key.namespace, path, body, MERGE_PATCH, params)
             store.put(_decoder.object(answer))
@@ -85,6 +89,9 @@ class ChildWriter:
             if meta.controller is None or meta.controller.uid != owner:
                 outcome.conflicts.append((action.kind, action.name))
                 return
+            if kinds.is_of_gang(action.kind) and _is_another(action.body, meta):
+                store.put(_decoder.object(answer))
+                raise  # of an earlier try, and out of sight until now, or on its way out
             if labels := identity.lost(action.body, meta.labels):
                 # It is ours, and out of sight without them: the watch said that it is gone.
                 body = {"metadata": {"uid": meta.uid, "labels": labels}}
@@ -92,3 +99,9 @@ class ChildWriter:
                     "PATCH", key.namespace, path, body, MERGE_PATCH, params
                 )
         store.put(_decoder.object(answer))
+
+
+def _is_another(wanted: Mapping[str, Any], meta: wire.Meta) -> bool:
+    """Whether a group that is there is none that the next try's pods may be of."""
+    found = meta.annotations.get(names.ANNOTATION_MADE_OF, "")
+    return meta.deletion_timestamp is not None or found != gang_groups.made_of(wanted)

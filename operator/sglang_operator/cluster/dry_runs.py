@@ -47,12 +47,23 @@ class DryRuns:
         A quota that is full says nothing: the pods that make way for this one use it up.
         ``standing``: the pod that would make way.
         """
-        error = await self._try(key, body)
+        error = await self._try(key, paths.pods(key.namespace), body)
         if error is None or not standing or not _may_count(error):
             return error
         stands = await self._stored(key, standing)
-        of_it = stands and await self._try(key, _again(stands, body))
+        again = _again(stands, body) if stands else {}
+        of_it = again and await self._try(key, paths.pods(key.namespace), again)
         return UNKNOWN if of_it and _alike(of_it, error) else error
+
+    async def group(
+        self, key: PoolKey, kind: str, body: Mapping[str, Any]
+    ) -> ApiError | ApiUnreachableError | None:
+        """The same of what a gang's scheduler would know the pod by.
+
+        That the one which stands would be refused too, by a queue that is closed since, is no
+        reason to give up its engine.
+        """
+        return await self._try(key, paths.children(kind, key.namespace), body)
 
     async def _stored(self, key: PoolKey, name: str) -> Mapping[str, Any] | None:
         try:
@@ -63,9 +74,8 @@ class DryRuns:
         return pod
 
     async def _try(
-        self, key: PoolKey, body: Mapping[str, Any]
+        self, key: PoolKey, path: str, body: Mapping[str, Any]
     ) -> ApiError | ApiUnreachableError | None:
-        path = paths.pods(key.namespace)
         try:
             async with self._writer.turn(key.namespace):
                 await self._client.request(

@@ -193,11 +193,11 @@ class Executor:
             if error.already_exists:
                 await self._meet(batch, action)
             else:
-                self._refused(action.name, error, outcome)
+                outcome.refuse(kinds.POD, action.name, error)
             return
         pod = _pod_decoder.object(answer)
         if change := identity.changed(action.body, pod):
-            self._refused(action.name, change, outcome)
+            outcome.refuse(kinds.POD, action.name, change)
             await self._delete_pod(batch, identity.taken_back(pod))
             return
         outcome.created += 1
@@ -210,7 +210,7 @@ class Executor:
             answer = await self._client.request("GET", paths.pod(key.namespace, name))
         except ApiError as error:
             if not error.missing:
-                self._refused(name, error, outcome)
+                outcome.refuse(kinds.POD, name, error)
             outcome.done = False  # it went away meanwhile: plan again
             return
         pod = _pod_decoder.object(answer)
@@ -228,17 +228,6 @@ class Executor:
             outcome.done = False
             return
         outcome.conflicts.append(("Pod", name))
-
-    def _refused(self, name: str, error: ApiError, outcome: Outcome) -> None:
-        outcome.done = False
-        if error.congested:
-            outcome.failed = error
-        elif error.quota:
-            outcome.quota = error
-        elif error.rejected:
-            outcome.rejected.append((name, error))
-        else:
-            outcome.failed = error
 
     async def _delete_pod(self, batch: _Batch, action: actions.DeletePod) -> bool:
         """Whether the pod is gone, or on its way."""

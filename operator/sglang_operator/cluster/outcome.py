@@ -26,12 +26,15 @@ class Outcome:
     stepped: bool = False  # one of them in the Lease
     done: bool = True  # nothing was left for the next pass
     quota: ApiError | None = None
-    rejected: list[tuple[str, ApiError]] = field(default_factory=list)  # pod, why
+    over_quota: str = ""  # the kind of which that allows no more
+    # Kind and name of what is to be created, and why not.
+    rejected: list[tuple[str, str, ApiError]] = field(default_factory=list)
     unsure: dict[str, names.EngineName] = field(default_factory=dict)  # pods that may exist
     # Engines with a pod that is out of our sight, and its attempt.
     aside: dict[names.EngineName, int] = field(default_factory=dict)
     conflicts: list[tuple[str, str]] = field(default_factory=list)  # kind, name of foreign objects
     failed: Exception | None = None  # the server is overloaded or away
+    failing: tuple[str, str] = ("", "")  # kind and name of the child of which that is
     refused_delete: ApiError | None = None  # no reason not to create
     gone: bool = False  # the pool itself does not exist any more
     stale: bool = False  # the pool asks for something else by now
@@ -40,3 +43,23 @@ class Outcome:
     def stop(self) -> bool:
         """Whether more creates of this pool would meet the same end."""
         return bool(self.quota or self.rejected or self.failed or self.gone or self.stale)
+
+    def refuse(self, kind: str, name: str, error: ApiError) -> None:
+        """This could not be created: for whose sake, by what the server says."""
+        self.done = False
+        if error.congested:
+            self.failed = error
+        elif error.quota:
+            self.quota, self.over_quota = error, kind
+        elif error.rejected:
+            self.rejected.append((kind, name, error))
+        else:
+            self.failed = error
+
+    def beside(self, other: "Outcome") -> None:
+        """Take in why creates that came before these were not done."""
+        self.done = self.done and other.done
+        if self.quota is None:
+            self.quota, self.over_quota = other.quota, other.over_quota
+        self.rejected = other.rejected + self.rejected
+        self.failed = self.failed or other.failed

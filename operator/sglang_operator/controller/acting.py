@@ -154,13 +154,12 @@ class Actor:
             memory.trial = await trying.attempt(self._trials, this.key, memory.trial, pool, plan)
             if memory.trial.refusal or memory.trial.doubted:
                 return Outcome(done=False)  # planned anew, with that known
-        if (untold := await self._groups(this, decision)) is not None:
-            return Outcome(done=False, failed=untold)
+        before, without = await self._groups(this, decision)
         if memory.template is None:
             memory.template = engine_pod.template(pool)
         batch = _possible(actions.pod_actions(pool, plan, memory.template), memory)
-        if alone := gang_groups.without(pool, memory.conflicts.keys(), plan):
-            batch = [a for a in batch if not (_is_create(a) and a.engine in alone)]
+        without |= gang_groups.without(pool, memory.conflicts.keys(), plan)
+        batch = [a for a in batch if not (_is_create(a) and a.engine in without)]
         for action in batch:
             kind = type(action).__name__
             log.debug("%s: %s %s: %s", this.key, kind, action.name, action.reason)
@@ -168,7 +167,7 @@ class Actor:
         asked = memory.confirmed_at > max(
             self._view.pods.lost_at(this.key), steady() - CONFIRMED_SECONDS
         )
-        return await self._executor.pods(
+        outcome = await self._executor.pods(
             this.key,
             memory.uid,
             batch,
@@ -178,22 +177,38 @@ class Actor:
             current=acting.current,
             proven=steady() < memory.proven_until,
         )
+        outcome.beside(before)
+        return outcome
 
-    async def _groups(self, this: Pass, decision: PoolDecision) -> Exception | None:
-        """Make what a gang's scheduler knows the pods by; why not all of it could be made."""
-        memory = this.memory
+    async def _groups(
+        self, this: Pass, decision: PoolDecision
+    ) -> tuple[Outcome, set[names.EngineName]]:
+        """Make what a gang's scheduler knows the pods by; the engines that have none for now.
+
+        What needs none goes on: removals, and pods whose group is there.
+        """
+        memory, outcome = this.memory, Outcome()
         wanted = actions.group_actions(decision.pool, decision.plan, decision.observed)
-        wanted = [each for each in wanted if (each.kind, each.name) not in memory.conflicts]
-        at_once = min(AT_ONCE, len(wanted))
-        outcomes = await asyncio.gather(
-            *(
-                self._executor.children(this.key, memory.uid, wanted[first::at_once])
-                for first in range(at_once)
-            )
-        )
-        for outcome in outcomes:
-            memory.note_conflicts(outcome, steady())
-        return next((each.failed for each in outcomes if each.failed is not None), None)
+        without = set(wanted)
+        steps = iter(wanted.items())
+
+        async def work() -> None:
+            """Until one is refused: as many as there are workers say enough of the others."""
+            for engine, batch in steps:
+                if any((each.kind, each.name) in memory.conflicts for each in batch):
+                    continue
+                made = await self._executor.children(this.key, memory.uid, batch)
+                memory.note_conflicts(made, steady())
+                if isinstance(made.failed, ApiError):
+                    outcome.refuse(*made.failing, made.failed)
+                    return
+                if made.failed is not None:
+                    outcome.failed, outcome.done = made.failed, False
+                    return
+                without.discard(engine)
+
+        await asyncio.gather(*(work() for _ in range(min(AT_ONCE, len(wanted)))))
+        return outcome, without
 
     async def remove(self, this: Pass, pods: Sequence[ObservedPod]) -> None:
         """Delete what is on GPUs of a trainer that is gone, under a spec that is refused."""

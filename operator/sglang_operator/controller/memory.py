@@ -106,6 +106,7 @@ class Memory:
     aside: dict[names.EngineName, int] = field(default_factory=dict)
     vanished: int = 0  # engines that went without a word, when that was last looked at
     child_error: str = ""
+    child_failing: tuple[str, str] = ("", "")  # kind and name of what that is about
     trial: Trial = field(default_factory=Trial)
     # What kubelet told of pods that nothing else explains: when it was asked, for which life.
     events: dict[names.Uid, tuple[float, int, tuple[PodEvent, ...]]] = field(default_factory=dict)
@@ -242,7 +243,7 @@ class Memory:
             self.proven_until = 0.0
         elif outcome.created:
             self.proven_until = now + PROVEN_SECONDS
-        self.heed(*(error for _, error in outcome.rejected))
+        self.heed(*(error for *_, error in outcome.rejected))
         if outcome.quota or outcome.rejected:
             self._refuse(outcome, pods, now)
         elif outcome.created or complete:
@@ -274,7 +275,7 @@ class Memory:
     def learn_of_children(self, outcome: Outcome, requeue: Requeue) -> bool:
         """Take in what came of the other children; whether all of them could be written."""
         error = outcome.failed
-        self.child_error = ""
+        self.child_error, self.child_failing = "", outcome.failing
         if error is None:
             return True
         self.heed(error)
@@ -302,14 +303,17 @@ class Memory:
         self.pods_when_refused = pods
         when = texts.TRY_AGAIN.format(seconds=int(REFUSED_BACKOFF.most))
         if outcome.quota:
-            message = texts.QUOTA_EXCEEDED.format(message=outcome.quota.told, when=when)
+            kind = kinds.several(outcome.over_quota)
+            message = texts.QUOTA_EXCEEDED.format(kind=kind, message=outcome.quota.told, when=when)
             self.refused = Trouble(reason=conditions.QUOTA_EXCEEDED, message=message)
             return
-        name, error = outcome.rejected[0]
+        kind, name, error = outcome.rejected[0]
         said = error.told
-        if isinstance(self.resolved, Pool):
+        if isinstance(self.resolved, Pool) and kind == kinds.POD:
             said = origin.message(self.resolved, said)
-        message = texts.POD_REJECTED.format(name=name, message=said, when=when)
+        message = texts.CREATE_REJECTED.format(
+            kind=kinds.single(kind), name=name, message=said, when=when
+        )
         self.refused = Trouble(reason=conditions.POD_REJECTED, message=message, stalled=True)
 
     def note_vanished(self, count: int, engines: int, now: float) -> None:
@@ -360,9 +364,7 @@ class Memory:
         told += filter(None, (self.refused, self.trial.trouble(pool)))
         if self.child_error:
             when = texts.TRY_AGAIN.format(seconds=int(ERROR_BACKOFF.most))
-            message = texts.CHILD_REFUSED.format(
-                kinds=kinds.in_words(), message=self.child_error, when=when
-            )
+            message = _child_refused(*self.child_failing, self.child_error, when)
             told.append(Trouble(reason=conditions.CHILD_REFUSED, message=message))
         if again := self.rewrites.worst():
             (kind, name), times = again
@@ -374,6 +376,12 @@ class Memory:
                 message = texts.API_ERROR.format(message=work.message, when=when)
                 told.append(Trouble(reason=conditions.API_ERROR, message=message))
         return sorted(told, key=lambda trouble: not trouble.stalled)
+
+
+def _child_refused(kind: str, name: str, said: str, when: str) -> str:
+    if kinds.is_of_gang(kind):
+        return texts.GROUP_REFUSED.format(kind=kind, name=name, message=said, when=when)
+    return texts.CHILD_REFUSED.format(kinds=kinds.in_words(), message=said, when=when)
 
 
 @dataclass(frozen=True, kw_only=True)

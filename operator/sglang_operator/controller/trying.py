@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 from sglang_operator.api import conditions, texts
 from sglang_operator.backoff import Backoff
-from sglang_operator.children import engine_pod, origin
+from sglang_operator.children import engine_pod, gang_groups, kinds, origin
 from sglang_operator.clocks import steady
 from sglang_operator.cluster.dry_runs import UNKNOWN, DryRuns
 from sglang_operator.cluster.stores import PoolKey
-from sglang_operator.kube.errors import ApiError
+from sglang_operator.kube.errors import ApiError, ApiUnreachableError
 from sglang_operator.plan.plan import Plan
 from sglang_operator.pool.resolve import Pool
 from sglang_operator.status.compute import Trouble
@@ -30,6 +30,7 @@ class Trial:
     stalled: bool = False  # only a human can help
     until: float = 0.0  # a refusal is good for so long, by the steady clock
     count: int = 0
+    kind: str = ""  # of what is refused
     unknown: bool = False  # nothing was said of it: the API server may take it, or no pod at all
 
     @property
@@ -47,7 +48,7 @@ class Trial:
             return None
         when = texts.TRY_AGAIN.format(seconds=int(RETRY.most))
         message = texts.REVISION_REFUSED.format(
-            revision=self.revision, message=self.refusal, when=when
+            kind=kinds.several(self.kind), revision=self.revision, message=self.refusal, when=when
         )
         return Trouble(reason=conditions.POD_REJECTED, message=message, stalled=self.stalled)
 
@@ -59,21 +60,32 @@ def is_due(trial: Trial, pool: Pool, plan: Plan) -> bool:
 
 
 async def attempt(trials: DryRuns, key: PoolKey, trial: Trial, pool: Pool, plan: Plan) -> Trial:
-    """Try the revision; what is known of it now."""
+    """Try the revision, and before it what its pods have to be of; what is known of it now."""
     first = plan.engines[0]
     seats = plan.seating.seats.get(first.name, ()) if plan.seating is not None else ()
     seat = seats[0] if seats else None
     template = engine_pod.template(pool)
-    body = engine_pod.pod(pool, template, first.engine, first.attempt + 1, seat=seat)
+    attempt = first.attempt + 1
+    body = engine_pod.pod(pool, template, first.engine, attempt, seat=seat)
+    if (group := gang_groups.of_try(pool, first.engine, attempt)) is not None:
+        kind = kinds.kind_of(group)
+        error = await trials.group(key, kind, group)
+        if error is not None and error is not UNKNOWN:
+            return _refused(trial, pool, kind, error)
     standing = next((r.pod.name for r in plan.removals if r.replaced), "")
     error = await trials.pod(key, body, standing)
     if error is None or error is UNKNOWN:
         return Trial(revision=pool.revision, unknown=error is UNKNOWN)
+    return _refused(trial, pool, kinds.POD, error)
+
+
+def _refused(trial: Trial, pool: Pool, kind: str, error: ApiError | ApiUnreachableError) -> Trial:
     said = error.told if isinstance(error, ApiError) else str(error)
     count = trial.count if trial.revision == pool.revision else 0
     return Trial(
         revision=pool.revision,
-        refusal=origin.message(pool, said),
+        refusal=origin.message(pool, said) if kind == kinds.POD else said,
+        kind=kind,
         stalled=isinstance(error, ApiError) and error.rejected,
         until=steady() + RETRY.pause(count),
         count=count + 1,

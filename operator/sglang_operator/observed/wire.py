@@ -423,10 +423,10 @@ def observed_child(child: Child) -> ObservedChild:
             "labels": child.metadata.labels,
             "annotations": child.metadata.annotations,
             "resourceVersion": child.metadata.resource_version,
+            "deletionTimestamp": child.metadata.deletion_timestamp,
         }
     }
-    parts = {key: getattr(child, key) for key in PARTS}
-    body |= {key: value for key, value in parts.items() if value is not None}
+    body |= {key: part for key in PARTS if (part := getattr(child, key)) is not None}
     return ObservedChild(
         uid=names.Uid(child.metadata.uid),
         owner=names.Uid(controller.uid) if controller else None,

@@ -77,7 +77,7 @@ def test_success_clears_what_was_refused():
 
 def test_a_rejected_pod_needs_a_human():
     memory = a_memory()
-    memory.learn(Outcome(rejected=[("actor-infer-g0-1-0", DENIED)]), pods=0, now=NOW)
+    memory.learn(Outcome(rejected=[("Pod", "actor-infer-g0-1-0", DENIED)]), pods=0, now=NOW)
     trouble = memory.troubles()[0]
     assert trouble.stalled
     assert "actor-infer-g0-1-0: violates PodSecurity" in trouble.message

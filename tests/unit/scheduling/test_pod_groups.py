@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from sglang_operator.api import conditions, names
 from sglang_operator.backoff import Backoff
 from sglang_operator.children import engine_pod, kinds
 from sglang_operator.children.kind import ChildKind
+from sglang_operator.controller import memory
 from sglang_operator.kube import informer, keeping, paths
 from sglang_operator.kube.errors import ApiError
 from sglang_operator.observed import wire
@@ -92,8 +94,9 @@ def bodies(pool: Pool, observed: Observed) -> dict[str, Any]:
 
 def before(pool: Pool, observed: Observed) -> list[dict[str, Any]]:
     """Those that are made before the pods of a plan."""
-    made = actions.group_actions(pool, plan(pool, observed, NOW), observed)
-    return [dict(each.body) for each in made]
+    found = actions.group_actions(pool, plan(pool, observed, NOW), observed).values()
+    steps = (each for batch in found for each in batch)
+    return [dict(each.body) for each in steps if isinstance(each, actions.CreateChild)]
 
 
 def least(body: Mapping[str, Any]) -> int:
@@ -226,6 +229,14 @@ def test_a_group_of_ones_own_in_podTemplate_is_refused(declared):
     template = {"metadata": {where: {key: "mine"}}}
     (problem,) = refused(scheduling=scheduling(declared), podTemplate=template).errors
     assert problem.field == f"spec.podTemplate.metadata.{where}.{key}"
+
+
+def test_a_queue_of_ones_own_in_podTemplate_is_refused():
+    """It would win over the queue of the group, and its pods wait in another than that says."""
+    template = {"metadata": {"labels": {names.LABEL_KAI_QUEUE: "other"}}}
+    (problem,) = refused(scheduling=scheduling(of("KAI")), podTemplate=template).errors
+    assert problem.field == f"spec.podTemplate.metadata.labels.{names.LABEL_KAI_QUEUE}"
+    assert texts.DO_SAY_IN_SCHEDULING in str(problem)
 
 
 def test_the_definition_knows_the_same_gangs():
@@ -432,7 +443,9 @@ def test_what_is_somebody_elses_under_a_groups_name_is_told_and_no_pod_is_of_it(
 
 
 @EACH
-def test_a_refused_group_keeps_its_pods_from_being_made(declared):
+def test_a_refused_group_keeps_its_pods_from_being_made(declared, monkeypatch):
+    monkeypatch.setattr(memory, "REFUSED_BACKOFF", Backoff(0.02, 0.1))
+
     async def story() -> None:
         api = Cluster()
         no = ApiError(403, "Forbidden", "no podgroups for you", None)
@@ -445,6 +458,279 @@ def test_a_refused_group_keeps_its_pods_from_being_made(declared):
             assert not api.pods("rl")
             api.fails = lambda method, path: None
             await api.until(lambda: api.reason(*KEY) == "PoolReady")
+
+    asyncio.run(story())
+
+
+CLOSED = ApiError(
+    403,
+    "Forbidden",
+    'admission webhook "validatepodgroup.volcano.sh" denied the request: queue `q` is closed',
+    None,
+)
+FULL = ApiError(
+    403,
+    "Forbidden",
+    'podgroups.scheduling.volcano.sh "x" is forbidden: exceeded quota: few, requested: 1',
+    None,
+)
+
+
+def posts_groups(method: str, path: str) -> bool:
+    return method == "POST" and path.endswith("/podgroups")
+
+
+def of_three(declared: Grouped, api: Cluster) -> dict[str, Any]:
+    api.make(*KEY, scheduling=scheduling(declared))
+    spec = {**api.pool(*KEY)["spec"], "device_mapping": "list(range(0,6))"}
+    api.change(*KEY, spec)
+    return spec
+
+
+@EACH
+@pytest.mark.parametrize(
+    ("error", "reason"), [(CLOSED, conditions.POD_REJECTED), (FULL, conditions.QUOTA_EXCEEDED)]
+)
+def test_a_refused_group_keeps_nobody_elses_pods(declared, error, reason):
+    """Removals need none, and give free what a quota counts."""
+
+    async def story() -> None:
+        api = Cluster()
+        spec = of_three(declared, api)
+        async with fake_api.operator(api, gangs=(declared.name,)):
+            await api.until(lambda: len(api.pods("rl")) == 3 and api.reason(*KEY) == "PoolReady")
+            api.fails = lambda *asked: error if posts_groups(*asked) else None
+            ended = {"terminated": {"exitCode": 1, "reason": "Error"}}
+            containers = [{"name": names.ENGINE_CONTAINER, "state": ended}]
+            failed = {"phase": "Failed", "conditions": [], "containerStatuses": containers}
+            api.touch(paths.pod("rl", "pool-g0-1-0"), {"status": failed})
+            await api.until(lambda: api.reason(*KEY) == reason)
+            assert declared.kind in api.message()
+            asked = len([each for each in api.seen if posts_groups(*each)])
+            api.change(*KEY, {**spec, "device_mapping": "list(range(0,4))"})
+            await api.until(lambda: paths.pod("rl", "pool-g4-5-0") not in api.objects)
+            more = len([each for each in api.seen if posts_groups(*each)]) - asked
+            assert more <= 4, "it is tried ever later, as refused pods are"
+
+    asyncio.run(story())
+
+
+@EACH
+def test_an_engine_whose_group_is_refused_keeps_no_other_from_being_made(declared):
+    class Picky(Cluster):
+        def _create(self, collection: str, content: Any) -> Any:
+            if collection.endswith("/podgroups") and "g0-1" in content["metadata"]["name"]:
+                raise CLOSED
+            return super()._create(collection, content)
+
+    async def story() -> None:
+        api = Picky()
+        of_three(declared, api)
+        async with fake_api.operator(api, gangs=(declared.name,)):
+            await api.until(lambda: len(api.pods("rl")) == 2)
+            assert api.groups() == {"pool-g2-3-0", "pool-g4-5-0"}
+            await api.until(lambda: api.reason(*KEY) == conditions.POD_REJECTED)
+            assert "pool-g0-1-0: admission webhook" in api.message()
+
+    asyncio.run(story())
+
+
+def rolled(api: Cluster) -> None:
+    template = {"metadata": {"annotations": {"another": "revision"}}}
+    api.change(*KEY, {**api.pool(*KEY)["spec"], "podTemplate": template})
+
+
+@EACH
+def test_no_engine_goes_for_one_whose_group_would_be_refused(declared):
+    async def story() -> None:
+        api = Cluster()
+        api.make(*KEY, scheduling=scheduling(declared))
+        async with fake_api.operator(api, gangs=(declared.name,)):
+            await api.until(lambda: api.reason(*KEY) == "PoolReady")
+            api.fails = lambda *asked: CLOSED if posts_groups(*asked) else None
+            rolled(api)
+            await api.until(lambda: api.reason(*KEY) == conditions.POD_REJECTED)
+            assert f"would refuse a {declared.kind} of revision" in api.message()
+            assert [pod["metadata"]["name"] for pod in api.pods("rl")] == ["pool-g0-1-0"]
+            assert not [path for method, path in api.calls if method == "DELETE"]
+
+    asyncio.run(story())
+
+
+def test_a_quota_of_groups_that_is_full_holds_no_rollout_up():
+    """The group of the engine that makes way uses it up."""
+
+    async def story() -> None:
+        api = Cluster()
+        api.make(*KEY, scheduling={"gang": "Volcano"})
+        async with fake_api.operator(api, gangs=("Volcano",)):
+            await api.until(lambda: api.reason(*KEY) == "PoolReady")
+            before = {pod["metadata"]["uid"] for pod in api.pods("rl")}
+            api.fails = lambda *asked: FULL if api.groups() and posts_groups(*asked) else None
+            rolled(api)
+            await api.until(
+                lambda: (
+                    api.pods("rl")
+                    and before.isdisjoint(p["metadata"]["uid"] for p in api.pods("rl"))
+                )
+            )
+
+    asyncio.run(story())
+
+
+class Immutable(Cluster):
+    """What a group says is never changed, and what is deleted stays for a while, as finalizers do.
+
+    Pods have no node, and are gone at once when they are deleted.
+    """
+
+    lingering = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        # Of each pod as it was made: how many nodes its engine has, and its group's minimum then.
+        self.made: list[tuple[int, int]] = []
+
+    def _delete(self, path: str, options: Any) -> Any:
+        found = self._found(path)
+        if "/podgroups/" in path and self.lingering:
+            self._meets(found["metadata"], options.get("preconditions") or {})
+            found["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+            return self._stored(path)
+        return super()._delete(path, options)
+
+    def _change(self, method: str, path: str, content: Any, content_type: str) -> Any:
+        if "/podgroups/" in path and "spec" in content:
+            raise ApiError(422, "Invalid", "spec: field is immutable", None)
+        return super()._change(method, path, content, content_type)
+
+    def _create(self, collection: str, content: Any) -> Any:
+        if collection.endswith("/pods"):
+            notes = content["metadata"]["annotations"]
+            pods = int(notes.get(names.ANNOTATION_NODES, 1))
+            (group,) = (body for path, body in self.objects.items() if "/podgroups/" in path)
+            assert "deletionTimestamp" not in group["metadata"]
+            self.made.append((pods, least(group)))
+        return super()._create(collection, content)
+
+
+@EACH
+@pytest.mark.parametrize("lingers", [False, True])
+def test_the_next_try_of_the_same_name_has_a_group_of_its_own(declared, lingers, monkeypatch):
+    """A pod that waits goes without a trace, so its engine's next one has its name."""
+    waits = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "no"}
+    pending = {"phase": "Pending", "conditions": [waits]}
+    monkeypatch.setattr(fake_api, "_running", lambda name: dict(pending))
+
+    async def story() -> None:
+        api = Immutable()
+        api.lingering = lingers
+        api.make(*KEY, scheduling=scheduling(declared), weights={"gate": "Off"})
+        spec = dict(api.pool(*KEY)["spec"])
+        del spec["device_mapping"]
+        spec |= {"replicas": 1, "num_gpus_per_worker": 8, "num_gpus_per_node": 8}
+        api.change(*KEY, spec)
+        async with fake_api.operator(api, gangs=(declared.name,)):
+            await api.until(lambda: "pool-r0-0" in {p["metadata"]["name"] for p in api.pods("rl")})
+            api.made.clear()
+            api.change(*KEY, {**spec, "num_gpus_per_worker": 16})
+            if lingers:
+                path = paths.child(declared.kind, "rl", "pool-r0-0")
+                await api.until(
+                    lambda: "deletionTimestamp" in api.objects[path]["metadata"] and not api.made
+                )
+                await api.until(lambda: api.seen.count(("DELETE", path)) > 1)
+                assert not api.pods("rl")
+                api.lingering = False
+                with suppress(ApiError):  # the operator's own next delete may be first
+                    await api.request("DELETE", path)
+            await api.until(lambda: len(api.pods("rl")) == 2)
+            assert api.made == [(2, 2), (2, 2)]
+            assert not [
+                each for each in api.calls if each[0] == "PATCH" and "/podgroups" in each[1]
+            ]
+
+    asyncio.run(story())
+
+
+@EACH
+def test_a_group_is_kept_for_its_pods_only_as_it_would_be_made(declared):
+    pool = single(declared, priorityClassName="high")
+    there = {body["metadata"]["name"]: body for body in before(pool, seen(pool, []))}
+    assert before(pool, seen(pool, [], there)) == []
+    first = next(iter(there))
+    # What a webhook or a default adds is no difference.
+    added = {**there[first], "spec": {**there[first]["spec"], "added": 1}}
+    assert before(pool, seen(pool, [], {**there, first: added})) == []
+    leaves = {**there[first]["metadata"], "deletionTimestamp": "2026-01-01T00:00:00Z"}
+    on_its_way = {**there[first], "metadata": leaves}
+    emptied = {**there[first], "spec": {}}
+    for found in (on_its_way, emptied):
+        (made,) = before(pool, seen(pool, [], {**there, first: found}))
+        assert made == there[first]
+    # Of a priority that was asked for then, and is not by now.
+    lower = single(declared)
+    stale = before(lower, seen(lower, [], there))
+    assert bool(stale) is ("priorityClassName" in there[first]["spec"])
+
+
+@EACH
+def test_a_group_that_is_in_sight_and_somebody_elses_has_no_pod_either(declared):
+    """One of an earlier pool of this name is about to be collected, and awaited."""
+
+    async def story() -> None:
+        api = Cluster()
+        path = paths.child(declared.kind, "rl", "pool-g0-1-0")
+        owner = {"kind": names.KIND, "name": "pool", "uid": "earlier", "controller": True}
+        labels = {names.LABEL_POOL: "pool", names.LABEL_MANAGED_BY: names.MANAGED_BY}
+        metadata = {"labels": labels, "ownerReferences": [owner]}
+        api.add(path, {"metadata": metadata, "spec": {"minMember": 9}})
+        api.make(*KEY, scheduling=scheduling(declared))
+        async with fake_api.operator(api, gangs=(declared.name,)):
+            await api.until(lambda: sum(posts_groups(*each) for each in api.seen) > 1)
+            assert not api.pods("rl")
+            await api.request("DELETE", path)
+            await api.until(lambda: api.reason(*KEY) == "PoolReady")
+            assert least(api.objects[path]) == 1
+
+    asyncio.run(story())
+
+
+def test_a_queue_that_a_webhook_chose_is_left():
+    """Volcano's puts a group without one into the queue of its namespace."""
+
+    class Annotated(Cluster):
+        def _create(self, collection: str, content: Any) -> Any:
+            if collection.endswith("/podgroups"):
+                content["spec"].setdefault("queue", "team-a")
+            return super()._create(collection, content)
+
+    async def story() -> None:
+        api = Annotated()
+        api.make(*KEY, scheduling={"gang": "Volcano"})
+        async with fake_api.operator(api, gangs=("Volcano",)):
+            await api.until(lambda: api.reason(*KEY) == "PoolReady")
+            path = paths.child(of("Volcano").kind, "rl", "pool-g0-1-0")
+            # Somebody changes what is the operator's: that alone is put right.
+            api.touch(path, {"spec": {"minMember": 7}})
+            await api.until(lambda: api.objects[path]["spec"]["minMember"] == 1)
+            assert api.objects[path]["spec"]["queue"] == "team-a"
+
+    asyncio.run(story())
+
+
+@EACH
+def test_a_group_that_may_not_be_changed_is_told_by_its_name(declared):
+    async def story() -> None:
+        api = Immutable()
+        api.make(*KEY, scheduling=scheduling(declared))
+        async with fake_api.operator(api, gangs=(declared.name,)):
+            await api.until(lambda: api.reason(*KEY) == "PoolReady")
+            path = paths.child(declared.kind, "rl", "pool-g0-1-0")
+            api.touch(path, {"metadata": {"labels": {names.LABEL_NAME: "mine"}}})
+            await api.until(lambda: api.reason(*KEY) == conditions.CHILD_REFUSED)
+            assert f"refuses {declared.kind} pool-g0-1-0" in api.message()
+            assert "Service" not in api.message()
 
     asyncio.run(story())
 
