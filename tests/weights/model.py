@@ -256,10 +256,19 @@ class World(Parts):
         return bool(self.late) and any(e.released for e in self.engines)
 
     def _land_late(self) -> None:
+        """The Lease is deleted while no operator runs: the next go by gates, and by the registry.
+
+        Who has read in the Lease who sleeps does not need a mark.
+        """
         for change in self.late:
             self._set(change)
         self.late = []
-        self.lose_lease()
+        self.operators = [self._operator(), self._operator()]
+        self.lease = None
+        self._cut_off()
+        for operator in self.operators:
+            self._observe(operator)
+            self._publish(operator)
 
     def _is_whole(self) -> bool:
         """There is a checkpoint, and nobody loads it yet."""

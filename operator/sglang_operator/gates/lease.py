@@ -198,8 +198,10 @@ def forgotten(
     """What a Lease that has forgotten is to say: gates remember who slept, and on what.
 
     Where a gate says nothing it is what the Lease said last; of engines without one, also what was
-    about to be released then: of others no trainer releases before they are marked.  A mark that
-    was not taken away yet is older than what this operator has read in the Lease since.
+    about to be released then: of others no trainer releases before they are marked.  What this
+    operator has read in the Lease since counts more.  A mark that was not taken away yet is older;
+    and whoever was named sleeps, though another operator, which decided by an earlier state, has
+    taken its mark off late: over one that was the same again.
     """
     last = said or Transaction()
     read_since = bool(last.id or last.acquired)  # else it is what was published before this began
@@ -212,13 +214,13 @@ def forgotten(
             known = last.sleeps if group.gated else last.may_sleep
             if tags := known(run):
                 asleep[run] = tags
-        elif sleeps(group):
-            marked = group.gate.released
-            if read_since:
-                may = last.may_sleep(run)
-                marked = may if marked is None else marked & may
-            if marked is None or marked:
-                asleep[run] = marked
+            continue
+        marked = group.gate.released if sleeps(group) else frozenset[str]()
+        if read_since:
+            may = last.may_sleep(run)
+            marked = may if marked is None else marked & may | last.sleeps(run)
+        if marked is None or marked:
+            asleep[run] = marked
     holder = _as_long(operator, said)
     state = lost_lease.forgotten(
         current,

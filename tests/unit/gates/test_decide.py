@@ -287,6 +287,34 @@ def test_what_a_sleep_is_about_to_release_is_marked_before_the_operator_answers_
     assert restored.asleep == (sleeper.instance,)
 
 
+@pytest.mark.parametrize("releases", [{}, {"releases": "t2"}], ids=["named", "about to be more"])
+def test_whom_the_lease_has_named_is_woken_though_a_mark_was_taken_off_late(releases):
+    """Decided before it was named, and landed over a mark that was the same again.
+
+    The next commit opened the gate over an engine that slept.
+    """
+    pool = a_pool(device_mapping="list(range(0,6))")
+    late, fewer, fresh = pods = running(pool)
+    awake = Gate(is_open=False, reason="Awake")
+    gates = (awake, asleep("kv_cache"), awake)
+    pods = [dataclasses.replace(pod, gate=g) for pod, g in zip(pods, gates, strict=True)]
+    (lease,) = a_lease(
+        pool,
+        phase="Sleeping",
+        holder="trainer",
+        transaction="t2",
+        released="weights,kv_cache",
+        asleep=instances([late, fewer]),
+        woken=f"{late.instance}/weights",
+        **releases,
+    ).values()
+    restored = weighed(pool, pods, said=lease_state.read(lease.body)).restore
+    assert restored is not None
+    assert restored.sleeps(late.instance) == {"kv_cache"}
+    assert restored.sleeps(fewer.instance) == set(SLEEP_TAGS)
+    assert restored.sleeps(fresh.instance) == set()
+
+
 @pytest.mark.parametrize("releases", [{}, {"asleep": "anybody", "releases": "t2"}])
 def test_a_sleep_of_engines_without_a_gate_is_woken_if_the_lease_is_lost_before_it_names_them(
     releases,
