@@ -40,11 +40,20 @@ def is_put_back(now: Transaction, then: Transaction) -> bool:
         return False
     goes_on = now.trail.goes_on(then.trail) if now.id else None
     if goes_on is not None:
-        return not goes_on
+        return not goes_on or _is_begun_again(now, then)
     forked = bool(then.id and now.id) and now.id != then.id
     if forked and 0 < now.transitions == then.transitions:
         return bool(then.released)
     return 0 < now.transitions < then.transitions
+
+
+def _is_begun_again(now: Transaction, then: Transaction) -> bool:
+    """Whether what was aborted goes on in its own turn: that is all that the registry has of it.
+
+    Whoever begins after an abort has a turn of its own.
+    """
+    aborted = then.phase is Phase.ABORTED and now.phase is not Phase.ABORTED
+    return aborted and now.trail.last == then.trail.last
 
 
 def forgotten(

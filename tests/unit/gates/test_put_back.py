@@ -315,6 +315,31 @@ def test_a_sleep_that_is_put_back_to_before_it_named_engines_does_not_vouch_for_
 
 
 @pytest.mark.parametrize("told", [False, True], ids=["remembered", "told by the registry"])
+@pytest.mark.parametrize("begins", ["sync", "sleep"])
+def test_what_was_aborted_by_force_does_not_go_on_once_that_is_put_back(told, begins):
+    """Engines were marked again, of memory that nobody released any more: resumed, they end."""
+    lease, me = Written(), trainer("b")
+    lease.sync("a")
+    if begins == "sync":
+        begun = lease.sync("b", whole=False)
+    else:
+        begun = lease.take(steps.sleep(lease.state, me, tags=["weights"], now=NOW + 99, seen=0))
+    aborted = lease.take(steps.ended(begun, "admin", message="by force", now=NOW))
+    assert lease.decided(begun, told=told).abort is None
+    assert lease.decided(aborted, told=told).abort is None
+
+    lease.put_back(begun)
+    plan = lease.decided(aborted, told=told)
+    assert plan.abort is not None
+    assert (plan.abort.state.phase, plan.abort.state.asleep) == (Phase.ABORTED, ())
+    assert not plan.gates
+
+    lease.put_back(aborted)
+    lease.sync("c", whole=False)
+    assert lease.decided(aborted, told=told).abort is None, "who begins next goes on from there"
+
+
+@pytest.mark.parametrize("told", [False, True], ids=["remembered", "told by the registry"])
 def test_a_sleep_that_is_put_back_to_before_one_was_woken_does_not_have_it_resumed(told):
     """Who resumes one that is awake ends it."""
     lease, me, run = Written(), trainer("nap"), min(RUNS)
