@@ -329,7 +329,12 @@ class Executor:
         return False
 
     async def _set_gate(self, key: stores.PoolKey, action: actions.SetGate) -> None:
-        """It lands over no gate but the one that was seen, whatever else changes of the pod."""
+        """It lands over no gate but the one that was seen, whatever else changes of the pod.
+
+        Over the mark of a sleep it lands on the pod that was seen alone: that of a later sleep
+        says the same, and is not to be taken off by what was decided of the earlier one.
+        """
+        asleep = action.seen is not None and action.seen.released is not None
         for left in reversed(range(GATE_TRIES)):
             try:
                 await self._patch_gate(key, action)
@@ -338,7 +343,7 @@ class Executor:
                 pod = await self.look_for(key, action.name) if error.status == 409 else None
                 if pod is None or not left or pod.metadata.uid != action.uid:
                     raise
-                if wire.gate(pod) != action.seen:
+                if wire.gate(pod) != action.seen or asleep:
                     raise  # it was set meanwhile, maybe by who knows more
                 action = replace(action, resource_version=pod.metadata.version)
 

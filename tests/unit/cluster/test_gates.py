@@ -1,8 +1,10 @@
 """A gate that is written lands over the gate that was seen, and over no other."""
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
+import msgspec
 import pytest
 
 from sglang_operator import actions
@@ -10,6 +12,7 @@ from sglang_operator.api import names
 from sglang_operator.cluster import stores
 from sglang_operator.cluster.executor import GATE_TRIES, Executor
 from sglang_operator.kube import paths
+from sglang_operator.observed import wire
 from sglang_operator.observed.model import Gate
 from sglang_operator.weights import lease_state
 from tests.memory_api import Json, MemoryApi
@@ -93,6 +96,20 @@ def test_a_late_write_takes_no_sleep_mark_off(before, seen):
     late = opening(api, before, seen)
     api._merge(api.objects[PATH], ASLEEP, strategic=True)
     api._stored(PATH)
+    assert not writes(api, late)
+    assert gate(api)["reason"] == "Sleeping"
+
+
+@pytest.mark.parametrize("is_open", [True, False], ids=["opens", "is told to be awake"])
+def test_a_late_write_takes_no_equal_mark_of_a_later_sleep_off(is_open):
+    api = MemoryApi()
+    seen = Gate(is_open=False, reason="Sleeping", released=frozenset({"weights"}))
+    late = replace(opening(api, ASLEEP, seen), is_open=is_open)
+    api._merge(api.objects[PATH], OPENED, strategic=True)  # it wakes
+    api._stored(PATH)
+    api._merge(api.objects[PATH], ASLEEP, strategic=True)  # and is put to sleep again
+    api._stored(PATH)
+    assert wire.gate(msgspec.convert(api.objects[PATH], wire.Pod)) == seen
     assert not writes(api, late)
     assert gate(api)["reason"] == "Sleeping"
 
