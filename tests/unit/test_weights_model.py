@@ -54,38 +54,29 @@ def test_many_runs_in_which_all_trainers_are_jobs_of_roll():
     assert jobs["not told of the end of an update"] > 0
 
 
-@pytest.mark.parametrize("gate", ["Committed", "Versioned"])
-def test_many_runs_in_which_parts_of_the_pool_sleep_and_the_others_serve_on(gate):
+def slept_apart(gate, **how):
+    """How often parts slept, in as many runs of this kind as find nothing."""
     slept = 0
     for seed in range(RUNS):
-        world = model.run(random.Random(seed).randrange, gate=gate, parts=True)
+        world = model.run(random.Random(seed).randrange, gate=gate, **how)
         assert world.violations == [], seed
         assert world.synced(), seed
         slept += world.slept_apart
-    assert slept > RUNS / 4
+    return slept
+
+
+@pytest.mark.parametrize("gate", ["Committed", "Versioned"])
+def test_many_runs_in_which_parts_of_the_pool_sleep_and_the_others_serve_on(gate):
+    assert slept_apart(gate, parts=True) > RUNS / 4
 
 
 def test_many_runs_in_which_parts_sleep_of_a_pool_whose_weights_came_by_label_alone():
-    slept = 0
-    for seed in range(RUNS):
-        world = model.run(
-            random.Random(seed).randrange, gate="Versioned", parts=True, labelled=True
-        )
-        assert world.violations == [], seed
-        assert world.synced(), seed
-        slept += world.slept_apart
-    assert slept > RUNS / 4
+    assert slept_apart("Versioned", parts=True, labelled=True) > RUNS / 4
 
 
 @pytest.mark.parametrize("gate", ["Committed", "Versioned"])
 def test_many_runs_beside_trainers_and_operators_that_know_of_no_parts(gate):
-    slept = 0
-    for seed in range(RUNS):
-        world = model.run(random.Random(seed).randrange, gate=gate, mixed=True)
-        assert world.violations == [], seed
-        assert world.synced(), seed
-        slept += world.slept_apart
-    assert slept > RUNS / 8
+    assert slept_apart(gate, mixed=True) > RUNS / 8
 
 
 @pytest.mark.parametrize(("defect", "gate"), part_sleep.CONTROLS)
