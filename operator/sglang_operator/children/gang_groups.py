@@ -87,10 +87,9 @@ def before_pods(pool: Pool, plan: Plan, observed: Observed) -> Iterator[Before]:
         return
     begun = {(pod.engine, pod.attempt) for pod in observed.all_pods}
     for create in plan.creates:
-        engine = create.engine
-        member = Member(pool.owner.name, engine.name, create.attempt, engine.pods)
-        body = _body(declared, pool, member)
-        yield Before(engine.name, body, (engine.name, create.attempt) in begun)
+        body = _of_try(declared, pool, create.engine, create.attempt)
+        name = create.engine.name
+        yield Before(name, body, (name, create.attempt) in begun)
 
 
 def made_of(body: Json) -> str:
@@ -102,8 +101,10 @@ def made_of(body: Json) -> str:
 def of_try(pool: Pool, engine: Engine, attempt: int) -> dict[str, Any] | None:
     """The group of this try; None where its scheduler knows pods by none."""
     declared = gangs.grouped(pool.spec)
-    if declared is None:
-        return None
+    return None if declared is None else _of_try(declared, pool, engine, attempt)
+
+
+def _of_try(declared: Grouped, pool: Pool, engine: Engine, attempt: int) -> dict[str, Any]:
     return _body(declared, pool, Member(pool.owner.name, engine.name, attempt, engine.pods))
 
 

@@ -47,12 +47,12 @@ class DryRuns:
         A quota that is full says nothing: the pods that make way for this one use it up.
         ``standing``: the pod that would make way.
         """
-        error = await self._try(key, paths.pods(key.namespace), body)
+        path = paths.pods(key.namespace)
+        error = await self._try(key, path, body)
         if error is None or not standing or not _may_count(error):
             return error
         stands = await self._stored(key, standing)
-        again = _again(stands, body) if stands else {}
-        of_it = again and await self._try(key, paths.pods(key.namespace), again)
+        of_it = stands and await self._try(key, path, _again(stands, body))
         return UNKNOWN if of_it and _alike(of_it, error) else error
 
     async def group(
