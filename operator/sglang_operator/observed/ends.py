@@ -21,7 +21,8 @@ def as_read(pods: Iterable[ObservedPod]) -> tuple[tuple[ObservedPod, ...], froze
     """The pods as far as their ends have been read, and those that ended with one that is not."""
     seen, ended = list[ObservedPod](), set[Uid]()
     for pod in pods:
-        if all(end.is_read for end in pod.terminations):
+        ends = pod.terminations
+        if not ends or all(end.is_read for end in ends):
             seen.append(pod)
         elif pod.ended:
             ended.add(pod.uid)

@@ -8,7 +8,7 @@ everybody else asks here.
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sglang_operator.api.names import EngineName, Uid
 from sglang_operator.observed.engine_state import EngineState
@@ -47,6 +47,8 @@ def instance(members: Sequence[ObservedPod]) -> str | None:
 
     Eight hexadecimal digits; None while a container is missing.
     """
+    if len(members) == 1:
+        return members[0].instance
     return run_of([member.instance for member in members])
 
 
@@ -73,6 +75,20 @@ class EngineStatus:
     members: tuple[ObservedPod, ...] = ()  # the leader first
     current: bool = True  # of the pool's present revision
     lost_nodes: tuple[str, ...] = ()  # nodes of members that are lost with them
+    # What follows from these, asked for ten times in each pass.
+    # The member that answers for the engine, and has its gate; None while it is not there.
+    leader: ObservedPod | None = field(init=False, compare=False, default=None)
+    # The name of this life of it; None while a container is missing.
+    instance: str | None = field(init=False, compare=False, default=None)
+
+    def __post_init__(self) -> None:
+        members = self.members
+        if not members:
+            return
+        if members[0].node_rank == 0:
+            object.__setattr__(self, "leader", members[0])
+        if len(members) >= self.engine.pods:
+            object.__setattr__(self, "instance", instance(members))
 
     @classmethod
     def of(
@@ -114,12 +130,6 @@ class EngineStatus:
         return self.engine.devices
 
     @property
-    def leader(self) -> ObservedPod | None:
-        """The member that answers for the engine, and has its gate; None while it is not there."""
-        members = self.members
-        return members[0] if members and members[0].node_rank == 0 else None
-
-    @property
     def pod_name(self) -> str:
         """Name of the leader's pod; "" while there is none."""
         leader = self.leader
@@ -140,14 +150,6 @@ class EngineStatus:
     def attempt(self) -> int:
         """How often it was made anew before; -1 while no pod is there."""
         return max([member.attempt for member in self.members], default=-1)
-
-    @property
-    def instance(self) -> str | None:
-        """The name of this life of it; None while a container is missing."""
-        members = self.members
-        if len(members) == 1 == self.engine.pods:
-            return members[0].instance
-        return instance(members) if self.created else None
 
     @property
     def lives(self) -> str:

@@ -113,6 +113,9 @@ class Group:
     @property
     def may_run(self) -> bool:
         """Whether the engine may run: a process in each member, or nobody knows of one."""
+        first = self.first
+        if first.nodes == 1:
+            return first.may_run
         return self.whole and all(member.may_run for member in self.members)
 
     # --- what becomes of one becomes of all

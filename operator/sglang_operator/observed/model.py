@@ -8,9 +8,10 @@ the clocks of others, which may be wrong: they are told, and compared with other
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import partial
 from typing import Any, NamedTuple
 
 from sglang_operator.api import names
@@ -206,14 +207,26 @@ class ObservedPod:
     # Latest first; asked for only where nothing else explains its state.
     events: tuple[PodEvent, ...] = ()
     group: str = ""  # by which KAI's scheduler knows it, where that is told
+    # What follows from the others.  Each pass asks for it several times, of thousands of pods, so
+    # it is computed when the pod is seen.
     # One life of the engine: eight hexadecimal digits; None while there is no container.
     instance: str | None = field(init=False, compare=False, default=None)
+    # The engine will never run again in this pod.  Succeeded is a failure too.  Its life is its
+    # container's: the phase follows late, and never while another container of the pod runs.
+    ended: bool = field(init=False, compare=False, default=False)
+    # A process may run in it: a status that is not there is no end of one.
+    may_run: bool = field(init=False, compare=False, default=False)
 
     def __post_init__(self) -> None:
-        # Each pass asks for it several times, so it is computed when the pod is seen.
+        put = partial(object.__setattr__, self)
         if self.container_id:
-            object.__setattr__(self, "instance", _instance(self.uid, self.container_id))
-            object.__setattr__(self, "last_container_id", self.container_id)
+            put("instance", _instance(self.uid, self.container_id))
+            put("last_container_id", self.container_id)
+        over = self.over or self.phase in _DONE
+        if over or (self.companions and any(one.fatal for one in self.companions)):
+            put("ended", True)
+        elif self.last_container_id or self.phase == "Running":
+            put("may_run", True)
 
     @property
     def last_instance(self) -> str | None:
@@ -228,23 +241,18 @@ class ObservedPod:
         return not self.ended and not self.container_id and bool(self.last_container_id)
 
     @property
-    def may_run(self) -> bool:
-        """Whether a process may run in it: a status that is not there is no end of one."""
-        if self.ended:
-            return False
-        return bool(self.last_container_id) or self.phase == "Running"
-
-    @property
     def ran(self) -> bool:
         """Whether its engine's container was ever started, as far as is known."""
         return self.engine_runs or self.ended or bool(self.last_container_id or self.restarts)
 
     @property
-    def terminations(self) -> Iterator[Termination]:
+    def terminations(self) -> Sequence[Termination]:
         """Every end that the pod shows, its companions' too."""
+        if self.termination is self.last_termination is None and not self.companions:
+            return ()
         own = (self.termination, self.last_termination)
         beside = ((one.termination, one.last_termination) for one in self.companions)
-        yield from (end for ends in (own, *beside) for end in ends if end is not None)
+        return tuple(end for ends in (own, *beside) for end in ends if end is not None)
 
     @property
     def is_queued(self) -> bool:
@@ -264,17 +272,6 @@ class ObservedPod:
     def finds_no_node(self) -> bool:
         """Whether the scheduler has looked for a node for it, and found none."""
         return bool(self.unschedulable) and not self.node and not self.scheduling_gates
-
-    @property
-    def ended(self) -> bool:
-        """The engine will never run again in this pod.  Succeeded is a failure too.
-
-        Its life is its container's.  The phase follows late, and never while another container
-        of the pod runs.
-        """
-        if self.over or self.phase in _DONE:
-            return True
-        return any(companion.fatal for companion in self.companions)
 
     @property
     def let_in(self) -> bool:

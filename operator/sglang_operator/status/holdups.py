@@ -63,7 +63,7 @@ _PHASES = (
 
 def phases(plan: Plan) -> str:
     """How many of the engines that are not up are in which part of their way."""
-    found: Counter[str] = Counter()
+    alike: Counter[tuple[int, str, tuple[str, ...], str]] = Counter()
     for engine in plan.down:
         if engine.exists:
             # Of an engine of several pods the last one tells how far it is.
@@ -71,9 +71,13 @@ def phases(plan: Plan) -> str:
                 ((_phase(pod), pod) for pod in engine.members), key=lambda each: each[0]
             )
             container = pod.companions[0].name if pod.companions else names.ENGINE_CONTAINER
-            gates = ", ".join(pod.scheduling_gates)
-            words = _PHASES[number].words
-            found[words.format(scheduler=pod.scheduler, gates=gates, container=container)] += 1
+            alike[number, pod.scheduler, pod.scheduling_gates, container] += 1
+    found: Counter[str] = Counter()
+    for (number, scheduler, gates, container), count in alike.items():
+        words = _PHASES[number].words.format(
+            scheduler=scheduler, gates=", ".join(gates), container=container
+        )
+        found[words] += count
     return ", ".join(f"{count} {words}" for words, count in found.items())
 
 
