@@ -8,6 +8,7 @@ as asyncio's own event loops ask it; others read past it.
 """
 
 import asyncio
+import asyncio.sslproto
 import socket
 from collections.abc import Callable
 from typing import Any
@@ -20,6 +21,11 @@ from aiohttp.tracing import Trace
 STEP_BYTES = 2**14
 # Heads and what chunks are wrapped in, beside the content of an answer.
 WRAPPING_BYTES = 2**16
+# asyncio reads each connection with TLS by a buffer of its own, of 256 KiB unless told otherwise:
+# of a hundred connections that is a fifth of the operator's memory.  A record of TLS has 16 KiB.
+TLS_BUFFER_BYTES = 2**15
+
+asyncio.sslproto.SSLProtocol.max_size = TLS_BUFFER_BYTES  # type: ignore[attr-defined]
 
 
 class TooMuchError(OSError):
