@@ -13,7 +13,7 @@ import msgspec
 
 from sglang_operator.api import names, shape
 from sglang_operator.children.kind import ChildKind
-from sglang_operator.observed import wire
+from sglang_operator.observed import variables, wire
 
 # Of a namespace's objects whose pool is not known, or not yet: streams of two kinds have no order.
 UNCONFIRMED_BYTES = 4 * 2**20
@@ -131,8 +131,12 @@ def of_pool(pool: wire.CustomResource) -> wire.CustomResource:
 
 
 def of_pod(pod: wire.Pod) -> wire.Pod:
-    """A pod with those labels and annotations that are asked for, no longer than they may be."""
-    meta = pod.metadata
+    """A pod with those labels and annotations that are asked for, no longer than they may be.
+
+    Most of a pod are the arguments and variables of its containers, of which a few are asked for;
+    a list of ten thousand pods is kept until all of it has come.
+    """
+    meta, spec = pod.metadata, pod.spec
     labels = {key: value for key, value in meta.labels.items() if key in wire.READ_LABELS}
     annotations = {
         key: meta.annotations[key][:most]
@@ -140,5 +144,19 @@ def of_pod(pod: wire.Pod) -> wire.Pod:
         if key in meta.annotations
     }
     return msgspec.structs.replace(
-        pod, metadata=msgspec.structs.replace(meta, labels=labels, annotations=annotations)
+        pod,
+        metadata=msgspec.structs.replace(meta, labels=labels, annotations=annotations),
+        spec=msgspec.structs.replace(
+            spec,
+            containers=spec.containers and [_of_container(each) for each in spec.containers],
+            init_containers=[_of_container(each) for each in spec.init_containers],
+        ),
+    )
+
+
+def _of_container(container: wire.Container) -> wire.Container:
+    return msgspec.structs.replace(
+        container,
+        args=variables.read_of_arguments(container.args),
+        env=variables.read_of(container.env),
     )

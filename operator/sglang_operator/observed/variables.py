@@ -10,6 +10,17 @@ from sglang_operator.engine import environment
 _NNODES = "--nnodes="
 _DIGITS = 16
 _WHOLE_CARD, _MOST_OF_GPUS = "GPU-", 4096  # characters
+_READ = (environment.IMAGE_CACHE, device_variables.NVIDIA)
+
+
+def read_of(env: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Those of the variables that are read here."""
+    return [each for each in env if each.get("name") in _READ]
+
+
+def read_of_arguments(arguments: Iterable[str]) -> list[str]:
+    """Those of the arguments that are read here."""
+    return [word for word in arguments if word.startswith(_NNODES)]
 
 
 def keeps_images(env: Iterable[Mapping[str, Any]]) -> bool:

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from sglang_operator.api import names
-from sglang_operator.children import kinds
+from sglang_operator.children import engine_pod, kinds
 from sglang_operator.cluster.child_store import ChildStore, child_store
 from sglang_operator.cluster.node_store import NodeStore
 from sglang_operator.cluster.stores import PodStore, PoolKey
@@ -17,6 +17,7 @@ from sglang_operator.kube import keeping
 from sglang_operator.kube.decoding import Decoder
 from sglang_operator.observed import wire
 from sglang_operator.observed.moment import Moment
+from tests.builders import a_pool
 
 POOL = "actor-infer"
 KEY = PoolKey("rl", POOL)
@@ -249,3 +250,24 @@ def test_a_pod_is_found_on_the_node_where_it_is_now():
     assert pods.pools_on("") == set()
     pods.drop(wire.Pod(metadata=msgspec.structs.replace(meta, resource_version="3")))
     assert pods.pools_on("a") == set()
+
+
+def test_an_engine_pod_is_seen_the_same_though_little_of_its_containers_is_kept():
+    pool = a_pool(num_gpus_per_worker=16, num_gpus_per_node=8, device_mapping="list(range(0,16))")
+    template = engine_pod.template(pool)
+    body = engine_pod.pod(pool, template, pool.engines[0], 0, 1)
+    body["metadata"] |= {"uid": "u", "resourceVersion": "7"}
+    own = body["spec"]["containers"][0]
+    own["env"] = [*own["env"], {"name": "NVIDIA_VISIBLE_DEVICES", "value": "GPU-a,GPU-b"}]
+    sent = msgspec.convert(body, wire.Pod)
+    kept = Decoder(wire.Pod).object(json.dumps(body).encode())
+    at = Moment(wall=1.0, steady=1.0)
+    assert wire.observed_pod(kept, at) == wire.observed_pod(sent, at)
+    assert wire.observed_pod(kept, at).nodes == 2
+    assert wire.observed_pod(kept, at).gpus_seen == ("GPU-a", "GPU-b")
+    assert kept.spec.containers and sent.spec.containers
+    assert len(kept.spec.containers[0].args) == 1 < len(sent.spec.containers[0].args)
+    assert {each["name"] for each in kept.spec.containers[0].env} <= {
+        "NVIDIA_VISIBLE_DEVICES",
+        "SGLANG_VLM_CACHE_SIZE_MB",
+    }
