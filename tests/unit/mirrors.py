@@ -69,6 +69,7 @@ COVERED_BY = {
     "client/blocking.py": "client/test_lease.py",
     "client/cluster.py": "client/test_living.py",
     "client/colocated.py": "client/test_roll_colocated.py",
+    "client/colocated_texts.py": "client/test_roll_places.py",
     "client/credentials.py": "client/test_redirects.py",
     "client/entered.py": "client/test_ledger.py",
     "client/errors.py": "client/test_record.py",

@@ -87,6 +87,9 @@ def document(pool: Pool, weights: GatePlan) -> dict[str, Any]:
     those that are on their way out (Waiting) it says until when: ``graceSeconds`` from the time
     when they were told.  ``hidden`` are pods in which engines may sleep that are not told of here.
 
+    ``placement``: only where the ids of ``device_mapping`` are GPUs of the trainer's nodes: how
+    many each node rank has, and whether the trainer is to say which (``awaitsSlots``).
+
     ``runsInPart``: of an engine that is Lost, where it has a process on a node that is not: that
     holds GPU memory.
 
@@ -125,6 +128,7 @@ def document(pool: Pool, weights: GatePlan) -> dict[str, Any]:
         "engineVersion": str(pool.version),
         "port": pool.spec.network.port,
         "memorySaver": all(each.saves_memory for each in (*counted, *beside)),
+        **_places(pool),
         "worldSize": offsets[-1],
         "generation": dict(pool.sampling),
         "weights": {
@@ -143,6 +147,14 @@ def document(pool: Pool, weights: GatePlan) -> dict[str, Any]:
             for engine, each, offset in zip(weights.engines, known, offsets[:-1], strict=True)
         ],
     }
+
+
+def _places(pool: Pool) -> dict[str, Any]:
+    """What ids mean, where they are more than a number."""
+    if not pool.placement.by_id:
+        return {}
+    per_node = pool.spec.num_gpus_per_node
+    return {"placement": {"numGpusPerNode": per_node, "awaitsSlots": pool.awaits_slots}}
 
 
 def acted_upon(weights: GatePlan, engines: Iterable[EngineStatus]) -> dict[str, Any]:

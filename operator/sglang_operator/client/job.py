@@ -39,3 +39,9 @@ async def _drawn(worker: Any, key: str) -> str:
         log.warning("ROLL's SharedStorage: %s: %s", type(error).__name__, error)
         return ""
     return found if isinstance(found, str) else ""
+
+
+async def has_role(worker: Any, role: str) -> bool:
+    """Whether the job has workers of this role by now: ROLL notes where each one's rank 0 is."""
+    storage = getattr(worker, "shared_storage", None)
+    return storage is not None and await storage.get.remote(role) is not None

@@ -380,6 +380,11 @@ class AsyncPool:
         return self._calls
 
     @property
+    def identity(self) -> credentials.Credentials:
+        """Who this process is to the API server."""
+        return self._identity
+
+    @property
     def _watching(self) -> Watcher:
         self._open()
         assert self._watcher is not None

@@ -127,6 +127,8 @@ class Registry:
     generation: Mapping[str, Any] = field(default_factory=dict)
     weights: WeightsSection = WeightsSection()
     memory_saver: bool | None = None  # whether engines can release memory; None: not told
+    gpus_per_node: int = 0  # of the trainer, whose GPUs the engines' ids are; 0: ids only count
+    awaits_slots: bool = False  # whether the trainer is to say which GPUs those are
     engines: tuple[Engine, ...] = ()
     others: tuple[Engine, ...] = ()  # of the pool, and not of this part of it
     unlisted: tuple[Engine, ...] = ()  # that run beside those: wanted no more, or on their way out
@@ -266,7 +268,7 @@ def parse(config_map: Mapping[str, Any]) -> Registry:
     try:
         document = json.loads((config_map.get("data") or {})[_CONFIG_KEY])
         current, earlier = document["engineVersion"], _earlier(document.get("revisions") or {})
-        section = document.get("weights") or {}
+        section, places = document.get("weights") or {}, document.get("placement") or {}
         said = {key: set(_ranks(section.get(key) or ())) for key in _BY_RANKS}
         return Registry(
             pool=document["pool"],
@@ -277,6 +279,8 @@ def parse(config_map: Mapping[str, Any]) -> Registry:
             generation=document.get("generation") or {},
             weights=_gates(section),
             memory_saver=document.get("memorySaver"),
+            gpus_per_node=int(places.get("numGpusPerNode") or 0),
+            awaits_slots=places.get("awaitsSlots") is True,
             engines=tuple(
                 _engine(item, earlier.get(item["rank"], current), said)
                 for item in document["engines"]

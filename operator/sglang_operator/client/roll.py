@@ -13,6 +13,7 @@ Around them the transaction of explanation/weights.md is kept, without a change 
   ``load_part`` are for the engines of some ranks, where ROLL shrinks and expands (``roll_memory``).
 - a request whose engine ends is answered by another one of the same policy (``roll_requests``).
 - what no engine can do for ROLL's config is refused before anything begins (``roll_config``).
+- engines on the trainer's GPUs are where ROLL places their workers (``roll_places``).
 
 ROLL chooses a strategy by its name: ``roll_worker`` and ``roll_stand_in`` teach it that name.
 ``strategy_config`` takes ``pool`` and ``namespace`` beside what the engines were started with.
@@ -32,7 +33,6 @@ from sglang_operator.client import colocated, groups, job, roll_config, texts
 from sglang_operator.client.calls import Json
 from sglang_operator.client.entered import entered
 from sglang_operator.client.errors import (
-    EngineError,
     NotReady,
     StaleEpoch,
     Unsupported,
@@ -46,6 +46,7 @@ from sglang_operator.client.registry import Engine, Registry, changes
 from sglang_operator.client.roll_groups import HELD_SECONDS, READY_SECONDS, RollGroups
 from sglang_operator.client.roll_memory import RollMemory
 from sglang_operator.client.roll_payloads import body, unfinished, with_experts
+from sglang_operator.client.roll_places import TENSORS, RollPlaces
 from sglang_operator.client.roll_requests import Requests
 from sglang_operator.client.roll_stand_in import (
     create_sampling_params_for_sglang,
@@ -78,6 +79,7 @@ class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
         self._epoch = ""  # of the process groups; before there are any, of the start
         self._engines: tuple[Engine, ...] = ()  # all of that epoch
         self._groups: RollGroups  # that its engine is in
+        self._places: RollPlaces  # whose GPUs its engine has
         self._told: set[str] = set()  # engines that no worker has
         self._requests: Requests
         self._wrote = frozenset[str | None]()  # the instances that the last update has written
@@ -102,7 +104,8 @@ class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
 
         Raises NotReady if ROLL has more workers than the pool engines, Unsupported.
         """
-        if refusal := roll_config.refusal(self.worker):
+        refusal = roll_config.refusal(self.worker)
+        if refusal and not colocated.hands_over(self.worker):  # else the pool has a say in it
             raise Unsupported(refusal)
         worker, holder = self.worker, await job.identity(self.worker)
         name, namespace = roll_config.pool_name(worker), roll_config.namespace(worker)
@@ -110,11 +113,13 @@ class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
         self._pool = AsyncPool(
             name, namespace, holder=holder, api_key=api_key, admin_api_key=admin_key
         )
-        self._groups = RollGroups(self.pool)
+        self._groups, self._places = RollGroups(self.pool), RollPlaces(worker, self.pool)
         try:
+            await self._places.take()
             registry = await self.pool.wait_ready(READY_SECONDS)
             if refusal := roll_config.unsupported(worker, registry):
                 raise Unsupported(refusal)
+            self._places.require_folder()
             self._attach(registry)
             state = await self.pool.transaction()
         except BaseException:
@@ -128,7 +133,7 @@ class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
         if roll_config.replays(worker):
             self._experts = self._experts_of_the_model()
         if self.leads:
-            await self._compare(registry)
+            await roll_config.compare(worker, self.pool, self.engine)
         _without_a_gpu()
 
     def _own(self, registry: Registry) -> tuple[Engine, ...]:
@@ -151,23 +156,6 @@ class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
     @property
     def _is_policy(self) -> bool:
         return colocated.is_policy(self.worker, self.worker.pipeline_config)
-
-    async def _compare(self, registry: Registry) -> None:
-        """Tell in what the pool differs from what ROLL's file says of it."""
-        path = self.engine.features.server_info_path
-        try:
-            found = await self.pool.calls.get(self.engine, path)
-        except EngineError as error:
-            log.warning(texts.ROLL_NOT_COMPARED.format(error=error))
-            return
-        if differences := list(roll_config.differences(self.worker, found)):
-            log.warning(
-                texts.ROLL_DIFFERS.format(
-                    pool=self.pool.name,
-                    role=roll_config.role_of(self.worker),
-                    differences="; ".join(differences),
-                )
-            )
 
     def _experts_of_the_model(self) -> tuple[int, int]:
         from transformers import AutoConfig  # type: ignore[import-not-found]
@@ -250,9 +238,20 @@ class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
     async def update_parameter_in_bucket(
         self, serialized_named_tensors: Sequence[str], is_lora: bool = False
     ) -> None:
-        """A bucket by handles of memory on the trainer's GPU, which no engine of a pool has."""
-        with self._follower.attempt.update("/update_weights_from_tensor", object(), (self.engine,)):
-            raise Unsupported(colocated.handed_over(self.worker))
+        """A bucket as handles of memory, one for each GPU of the engine, which are the trainer's.
+
+        Raises Unsupported where they are not: a handle of another GPU's memory ends the engine.
+        """
+        what, attempt = object(), self._follower.attempt  # no handle comes a second time
+
+        async def bucket() -> Json:
+            assert not is_lora, "ROLL's sglang strategy has no LoRA updates either"
+            return self._places.body(serialized_named_tensors, self.engine)
+
+        with attempt.update(TENSORS, what, (self.engine,)):
+            await bucket()  # before anything is begun
+            await self._write(TENSORS, what, bucket, attempt)
+        await self._follower.made_good(attempt)
 
     @entered
     async def process_weights_after_loading(self, *_: Any, **__: Any) -> None:
@@ -351,7 +350,7 @@ class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
             self._same_engines(await self.pool.fresh())
             self._looked = steady()
 
-        return await self._groups.obstacle(look)
+        return await self._groups.obstacle(look, also=self._places.hands_over)
 
     async def leave_groups(self) -> None:
         """Let the engine leave its groups, and wait until the pool is up, for new ones.
@@ -364,7 +363,11 @@ class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
             sync, self._sync = self._sync, None
         if sync is not None:
             await sync.abort(texts.ROLL_AGAIN.format(what=texts.OVER))
+        if self._places.shares and self.leads:
+            await self._memory.wake()  # who came back may wait for the end of the trainer's turn
         await self._groups.leave(self.engine, left)
+        if self._places.hands_over:
+            await self._attach_again()  # who gets handles joins no groups
 
     # --- the engine, and the transaction around it
 

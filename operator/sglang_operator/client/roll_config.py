@@ -6,17 +6,23 @@ that has any come from the environment (``system_envs`` in ROLL's file), or from
 names, as a mounted Secret is one.
 """
 
+import logging
 import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sglang_operator.client import colocated, given, texts
-from sglang_operator.client.errors import InvalidArgument
-from sglang_operator.client.registry import Registry, features_of
+from sglang_operator.client.errors import EngineError, InvalidArgument
+from sglang_operator.client.registry import Engine, Registry, features_of
 from sglang_operator.engine import versions
 from sglang_operator.weights.lease_state import SLEEP_TAGS
+
+if TYPE_CHECKING:
+    from sglang_operator.client.pool import AsyncPool
+
+log = logging.getLogger(__name__)
 
 _KV_CACHE = "kv_cache"
 _OURS = ("pool", "namespace")  # of strategy_config; the rest is SGLang's
@@ -83,9 +89,12 @@ def replays(worker: Any) -> bool:
     return getattr(replay, "mode", "disable") != "disable"
 
 
-def refusal(worker: Any) -> str:
-    """What of this worker's config no pool can do, all at once; "" if there is nothing."""
-    found = (colocated.refusal(worker), *_lora(worker), *_media(worker))
+def refusal(worker: Any, registry: Registry | None = None) -> str:
+    """What of this worker's config this pool cannot do, all at once; "" if there is nothing.
+
+    Without a registry: what no pool can whose engines have GPUs of their own.
+    """
+    found = (colocated.refusal(worker, registry), *_lora(worker), *_media(worker))
     return ". Besides, ".join(filter(None, found))
 
 
@@ -104,7 +113,7 @@ def _update_frequency(worker: Any) -> int:
 
 def unsupported(worker: Any, registry: Registry) -> str:
     """What of this worker's config these engines cannot do; "" if there is nothing."""
-    if refused := refusal(worker):
+    if refused := refusal(worker, registry):
         return refused
     wanted = registry.engine_version
     spec = {wanted: features_of(wanted)}
@@ -180,6 +189,18 @@ def differences(worker: Any, told: Mapping[str, Any]) -> Iterator[str]:
             yield texts.ROLL_OTHER.format(name=key, given=value, found=told[name])
     if replays(worker) and told.get("enable_return_routed_experts") is False:
         yield texts.ROLL_NO_EXPERTS
+
+
+async def compare(worker: Any, pool: "AsyncPool", engine: Engine) -> None:
+    """Tell in what the pool differs from what ROLL's file says of it."""
+    try:
+        found = await pool.calls.get(engine, engine.features.server_info_path)
+    except EngineError as error:
+        log.warning(texts.ROLL_NOT_COMPARED.format(error=error))
+        return
+    if differing := list(differences(worker, found)):
+        role, said = role_of(worker), "; ".join(differing)
+        log.warning(texts.ROLL_DIFFERS.format(pool=pool.name, role=role, differences=said))
 
 
 def _alike(one: object, other: object) -> bool:

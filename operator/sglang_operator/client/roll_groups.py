@@ -148,16 +148,19 @@ class RollGroups:
         except StaleEpoch:
             return  # it has left them: a reset was quicker, or its process ended
 
-    async def obstacle(self, look: Callable[[], Awaitable[None]]) -> str:
+    async def obstacle(self, look: Callable[[], Awaitable[None]], *, also: bool = False) -> str:
         """Why they cannot be used as they are; "" if they can.  ``look`` raises StaleEpoch.
+
+        ``also``: it is to look where there are none, because weights come in another way.
 
         Raises StaleEpoch if that cannot be mended: the engines are in another job's.
         """
-        if not self._names:
+        if not (self._names or also):
             return ""
         try:
             await look()
-            self._pool.groups.owned(await self._pool.lease.current())
+            if self._names:
+                self._pool.groups.owned(await self._pool.lease.current())
         except GroupsTaken:
             raise  # that one would take them again
         except StaleEpoch as error:

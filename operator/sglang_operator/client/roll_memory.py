@@ -39,11 +39,15 @@ class RollMemory:
         if self.loaded and not self._part_sleeps:
             return
         if self._leads:
-            if roll_parts.any_asleep(await self._pool.transaction()):
-                await self._pool.wake()
+            await self.wake()
         else:
             await self._follower.until(lambda state: not roll_parts.any_asleep(state))
         self.is_loaded(True)
+
+    async def wake(self) -> None:
+        """Worker 0 alone, whatever the others wait for.  Raises as ``AsyncPool.wake``."""
+        if roll_parts.any_asleep(await self._pool.transaction()):
+            await self._pool.wake()
 
     async def offload(self) -> None:
         """Put the pool to sleep, where ROLL's file says that its trainer needs the memory.

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from types import SimpleNamespace
 from typing import Any
 
-from sglang_operator.client import texts
+from sglang_operator.client import roll_places, texts
 from sglang_operator.client.errors import (
     EngineError,
     Expired,
@@ -48,6 +48,7 @@ def install() -> None:
 
     if not hasattr(ModelUpdateGroup.model_update, "plain"):
         ModelUpdateGroup.model_update = mending(ModelUpdateGroup.model_update)
+        ModelUpdateGroup.__init__ = claiming(ModelUpdateGroup.__init__)
 
 
 def mending(plain: Update) -> Update:
@@ -76,6 +77,26 @@ def mending(plain: Update) -> Update:
 
     model_update.plain = plain  # type: ignore[attr-defined]
     return model_update
+
+
+def claiming(plain: Callable[..., None]) -> Callable[..., None]:
+    """ROLL's ModelUpdateGroup.__init__, whose trainer may hand weights over in GPU memory.
+
+    Such a handle carries the number of the process that made it, and an engine that has the same
+    takes it for its own.
+    """
+
+    def __init__(group: Any, src_cluster: Any, tgt_cluster: Any, *more: Any, **named: Any) -> None:
+        import ray
+
+        both = (src_cluster, tgt_cluster)
+        train, infer = (set(each.worker_config.device_mapping or ()) for each in both)
+        if train & infer and hasattr(tgt_cluster.workers[0], "update_obstacle"):
+            claims = [each.__ray_call__.remote(roll_places.claim) for each in src_cluster.workers]
+            ray.get(claims)
+        plain(group, src_cluster, tgt_cluster, *more, **named)
+
+    return __init__
 
 
 def _noticed(ray: Any, leader: Any) -> str:

@@ -15,7 +15,7 @@ Processes that have no such worker are given the same by Ray's worker_process_se
 from importlib.util import find_spec
 from typing import Any
 
-from sglang_operator.client import roll_stand_in, roll_updates, texts
+from sglang_operator.client import roll_places, roll_stand_in, roll_updates, texts
 from sglang_operator.client.errors import Unsupported
 
 # Ray's hook comes before everything else in a process; what it did here it did in all of them.
@@ -32,6 +32,15 @@ from roll.pipeline import base_worker  # type: ignore[import-not-found] # noqa: 
 
 class PoolInferWorker(base_worker.InferWorker):  # type: ignore[misc]
     """ROLL's InferWorker, in a process that has nothing to do on a GPU."""
+
+    def __init__(self, worker_config: Any) -> None:
+        """As ROLL does it; of engines on the trainer's GPUs none is awake then.
+
+        ROLL's driver waits for this, and an agentic one has its trainer begin right after.
+        """
+        super().__init__(worker_config=worker_config)
+        if self.rank == 0:
+            roll_places.put_aside(self)
 
     @register(dispatch_mode=Dispatch.ONE_TO_ALL)  # type: ignore[untyped-decorator]
     async def initialize(self, pipeline_config: Any) -> None:

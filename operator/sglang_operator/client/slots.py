@@ -34,6 +34,7 @@ from sglang_operator.placement.slots import Slot
 WAIT_SECONDS = 600.0
 PAUSE_SECONDS = 2.0
 _ASK_SECONDS = 30.0
+FOLDER = "/dev/shm"  # that trainer and engines share
 _NVML = "libnvidia-ml.so.1"
 _UUID_LENGTH = 96
 _GIVEN = "NVIDIA_VISIBLE_DEVICES"
@@ -173,7 +174,7 @@ def _by_program() -> Sequence[str]:
     return tuple(line.strip() for line in done.stdout.splitlines() if line.strip())
 
 
-def claim_numbers(folder: str | Path = "/dev/shm", number: int | None = None) -> None:
+def claim_numbers(folder: str | Path = FOLDER, number: int | None = None) -> None:
     """Keep engines that come from having process numbers near this process's own.
 
     Until this process ends.  ``folder`` is the one that it shares with them.  Raises Unsupported
@@ -213,6 +214,24 @@ def _lock(path: str, span: int) -> int | None:
             return file
     os.close(file)
     return None
+
+
+def engines_hold(folder: str | Path) -> bool:
+    """Whether an engine has process numbers by a lock in this folder: then it shares it."""
+    for path in Path(folder).glob(entry.LOCK.format(span="*")):
+        try:
+            file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except PermissionError:
+            return True  # of another user, who may not be asked
+        except OSError:
+            continue
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # as the trainer's own are
+        except OSError:
+            return True
+        finally:
+            os.close(file)
+    return False
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -362,13 +362,6 @@ ROLL_NO_IDS = (
     "the engines of ranks {ranks} have no GPU ids, so that they cannot sleep alone: give the pool "
     "a device_mapping in place of replicas"
 )
-ROLL_COLOCATED = (
-    "actor_train has the GPUs {train}, actor_infer {infer}, and they share {shared}: ROLL would "
-    "hand weights over in the memory of GPUs that both have, but a pool's engines have GPUs of "
-    "their own, whatever their ids, and die of it. Where they have not (placement.mode Shared), "
-    "ROLL's strategy cannot do so yet. Write in ROLL's file, under actor_infer: device_mapping: "
-    "{mapping}; a pool of another mode may stay as it is"
-)
 ROLL_NO_HOOK = (
     "ROLL's schedulers and env managers have processes of their own, which would import ROLL's "
     "strategy for sglang, and there is no sglang in this image; start the job with Ray's hook: "
@@ -416,11 +409,6 @@ ROLL_DIFFERS = (
 ROLL_NOT_COMPARED = "the pool could not be compared with ROLL's file: {error}"
 KEY_FILE = (
     "the file that {variable} names cannot be read: {detail}; expected one that holds the key"
-)
-ROLL_HANDLES = (
-    "update_parameter_in_bucket hands weights over in the memory of a GPU that trainer and engine "
-    "share, but a pool's engines have GPUs of their own, whatever their ids, and die of it; give "
-    "actor_infer in ROLL's file a device_mapping that shares no id with actor_train's"
 )
 ROLL_OVER = "the transaction {transaction} of worker 0 is over: the Lease is in phase {phase}"
 ROLL_GROUP = "the process group {name} is not of the engines as they are now"

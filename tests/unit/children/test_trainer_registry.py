@@ -224,3 +224,16 @@ class TestEnginesThatSayWhatTheyAre:
         document = self.told(pool, revisions=revisions)
         assert self.read(document) == ["0.5.10"] * 3
         assert document["weights"]["noSync"]
+
+
+def test_ids_that_are_the_trainers_gpus_are_told_as_that():
+    own = builders.a_pool()
+    joined = builders.a_pool(num_gpus_per_node=4, placement={"mode": "Shared"})
+    assert "placement" not in trainer_registry.document(own, builders.weighed(own, []))
+    plan = builders.weighed(joined, [])
+    document = dict(trainer_registry.document(joined, plan))
+    assert document["placement"] == {"numGpusPerNode": 4, "awaitsSlots": True}
+    told = registry.parse(
+        {"metadata": {}, "data": {trainer_registry.ENGINES_KEY: json.dumps(document)}}
+    )
+    assert (told.gpus_per_node, told.awaits_slots) == (4, True)

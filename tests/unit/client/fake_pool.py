@@ -107,6 +107,13 @@ class FakeEngine:
         self.weights = payload["model_path"]
         return 200, {"success": True}
 
+    def _update_weights_from_tensor(self, payload: Json) -> tuple[int, Json]:
+        assert self.paused, "a request would be answered from half of the weights"
+        if "weights" in self.released:
+            return self._dies("writing into released memory")
+        self.weights = "+".join(payload["serialized_named_tensors"])
+        return 200, {"success": True}
+
     def _update_weights_from_distributed(self, payload: Json) -> tuple[int, Json]:
         if self.sessions and not self.session:
             text = "update_weights_from_distributed must run between begin_weight_update() and "
@@ -184,6 +191,7 @@ class FakePool:
         self.version = version
         self.gate = gate
         self.memory_saver: bool | None = None
+        self.gpus_per_node, self.awaits_slots = 0, False  # of the trainer that engines join
         self.no_sync = ""
         self.unlisted: list[str] = []  # pods that run nobody knows where
         self.aside: set[int] = set()  # engines that are the pool's no more
@@ -372,6 +380,7 @@ class FakePool:
             "epoch": "-".join(engine.instance for engine in self.engines),
             "engineVersion": self.version,
             "memorySaver": self.memory_saver,
+            **self._told_places(),
             "worldSize": 1 + 2 * len(self.engines),
             "port": 30000,
             "generation": {"temperature": 0.99},
@@ -421,6 +430,10 @@ class FakePool:
         ]
         found = {"asleep": asleep, "behind": behind}
         return {key: [[e.rank, e.rank] for e in engines] for key, engines in found.items()}
+
+    def _told_places(self) -> Json:
+        told = {"numGpusPerNode": self.gpus_per_node, "awaitsSlots": self.awaits_slots}
+        return {"placement": told} if self.gpus_per_node else {}
 
     def _told_groups(self) -> Json:
         return (

@@ -256,7 +256,7 @@ def test_rolls_worker_tells_every_strategy_which_ranks_are_meant(worker_class):
     async def part(ranks):
         told.append(ranks)
 
-    worker = worker_class()
+    worker = worker_class("config")
     worker.strategy = SimpleNamespace(offload_part=part, load_part=part)
     asyncio.run(worker.offload_states_partial([2, 3]))
     asyncio.run(worker.load_states_partial([2]))

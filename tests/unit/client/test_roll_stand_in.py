@@ -116,6 +116,11 @@ def worker_class(request, roll, monkeypatch):
     """PoolInferWorker on a stand-in of ROLL's InferWorker."""
 
     class InferWorker:
+        rank = 0
+
+        def __init__(self, worker_config):
+            self.worker_config = worker_config
+
         async def initialize(self, pipeline_config):
             self.pipeline_config = pipeline_config
 
@@ -148,7 +153,7 @@ def plain(group, step=None):
 
 def test_the_worker_takes_the_place_of_rolls_module_and_moves_nothing_to_a_gpu(worker_class):
     assert sys.modules[roll_stand_in.ROLLS_MODULE] is roll_stand_in
-    worker = worker_class()
+    worker = worker_class("config")
     asyncio.run(worker.initialize("config"))
     assert worker.pipeline_config == "config"
     batch = Batch()
@@ -172,7 +177,7 @@ def test_the_import_of_the_worker_alone_lets_its_process_find_the_stand_in(worke
 def test_a_job_without_the_hook_is_refused_at_its_start_if_the_image_has_no_sglang(
     worker_class, monkeypatch
 ):
-    worker = worker_class()
+    worker = worker_class("config")
     with pytest.raises(Unsupported, match=r"hook.*sglang_operator\.client\.roll_stand_in\.install"):
         asyncio.run(worker.initialize("config"))
     found = types.SimpleNamespace(name="sglang")

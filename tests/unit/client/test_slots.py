@@ -221,3 +221,15 @@ def test_a_shell_can_do_the_same():
 def test_it_needs_no_more_than_the_client():
     code = "import sys; sys.modules['msgspec'] = None; import sglang_operator.client.slots"
     subprocess.run([sys.executable, "-c", code], check=True, env=HERE)
+
+
+def test_a_folder_in_which_an_engine_has_its_numbers_is_the_engines_too(tmp_path):
+    assert not slots.engines_hold(tmp_path)
+    slots.claim_numbers(tmp_path, entry.SPAN)  # a trainer's own is none of an engine's
+    (tmp_path / entry.LOCK.format(span=7)).symlink_to(tmp_path / entry.LOCK.format(span=1))
+    assert not slots.engines_hold(tmp_path)
+    with (tmp_path / entry.LOCK.format(span=2)).open("w") as lock:
+        assert not slots.engines_hold(tmp_path), "one that has ended"
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert slots.engines_hold(tmp_path)
+    assert not slots.engines_hold(tmp_path)
