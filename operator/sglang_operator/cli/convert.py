@@ -12,7 +12,7 @@ from sglang_operator.api import errors
 from sglang_operator.cli import file_errors, findings
 from sglang_operator.cli.findings import FAILED, OK, WARNED, Finding, StopError
 from sglang_operator.cli.options import environment, tell_notes
-from sglang_operator.cli.pipeline import disjoint, objects, recognition
+from sglang_operator.cli.pipeline import disjoint, objects, recognition, sharing
 from sglang_operator.cli.pipeline.objects import Options
 from sglang_operator.cli.yaml_tree import file_text, reading
 from sglang_operator.cli.yaml_tree.nodes import Mark, YamlNode
@@ -129,6 +129,12 @@ def _no_link(path: str, flags: int) -> int:
     is_flag=True,
     help="Write ids that the trainer does not have, where the file has them in common.",
 )
+@click.option(
+    sharing.OPTION,
+    "joins",
+    is_flag=True,
+    help="Put engines on the trainer's GPUs, where the file has ids in common: placement Shared.",
+)
 @environment
 def command(
     file: str,
@@ -138,6 +144,7 @@ def command(
     name: str | None,
     namespace: str | None,
     apart: bool,
+    joins: bool,
     env: bool,
 ) -> None:
     """Turn each worker of a ROLL pipeline whose strategy is sglang into a SGLangInference.
@@ -149,7 +156,16 @@ def command(
     Exit codes: 0 converted; 1 no worker uses sglang, nothing is written; 2 errors, nothing is
     written.
     """
-    options = Options(roles=roles, name=name, namespace=namespace, environment=env, disjoint=apart)
+    if apart and joins:
+        raise click.UsageError(f"give {disjoint.OPTION} or {sharing.OPTION}, not both")
+    options = Options(
+        roles=roles,
+        name=name,
+        namespace=namespace,
+        environment=env,
+        disjoint=apart,
+        shared=joins,
+    )
     outcome = run(file, sys.stdin.buffer, options, output, force=force)
     for line in outcome.problems:
         click.echo(line, err=True)

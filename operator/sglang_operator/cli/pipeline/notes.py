@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from sglang_operator.api import names
 from sglang_operator.api import texts as operator_texts
 from sglang_operator.cli import check_object
-from sglang_operator.cli.pipeline import disjoint, roles
+from sglang_operator.cli.pipeline import disjoint, roles, sharing
 from sglang_operator.cli.pipeline.roles import SGLANG, Role
 from sglang_operator.cli.yaml_tree.nodes import YamlNode
 from sglang_operator.pool import resolve as pools
@@ -34,11 +34,17 @@ def secret_name(pool: str) -> str:
 
 
 def notes(
-    objects: Sequence[Converted], found: Sequence[Role], chosen: Sequence[Role], *, moved: bool
+    objects: Sequence[Converted],
+    found: Sequence[Role],
+    chosen: Sequence[Role],
+    *,
+    moved: bool,
+    joins: bool,
 ) -> Iterable[str]:
     """What there is to tell besides what is wrong.
 
-    ``moved``: the objects have the mappings to write, as ``convert --disjoint`` was asked for.
+    ``moved``: the objects have the mappings to write, as ``convert --disjoint`` was asked for;
+    ``joins``: they are on their trainer's GPUs, as ``--shared`` was.
     """
     if not found:
         yield "the file has no role such as actor_infer; nothing to convert"
@@ -46,7 +52,7 @@ def notes(
         used = sorted({role.strategy for role in found if role.strategy})
         yield f"no role uses sglang (found: {', '.join(used) or 'no strategy'}); nothing to convert"
     for converted in objects:
-        yield from _about(converted, found, moved=moved)
+        yield from _about(converted, found, moved=moved, joins=joins)
     others = [role for role in found if role.strategy and role not in chosen]
     for role in others:
         if role.strategy == SGLANG and not role.known:
@@ -59,7 +65,9 @@ def notes(
         yield f"left alone, they stay ROLL's: {', '.join(alone)}"
 
 
-def _about(converted: Converted, found: Sequence[Role], *, moved: bool) -> Iterable[str]:
+def _about(
+    converted: Converted, found: Sequence[Role], *, moved: bool, joins: bool
+) -> Iterable[str]:
     role = converted.role
     resolved = check_object.resolve(converted.body)
     if isinstance(resolved, pools.Pool):
@@ -69,6 +77,10 @@ def _about(converted: Converted, found: Sequence[Role], *, moved: bool) -> Itera
             f"SGLang {resolved.version}"
         )
     shared = roles.overlaps(role, list(found))
+    if joins:
+        own = converted.disjoint is not None
+        yield from sharing.notes(role, converted.name, joins=own)
+        shared = [] if own else shared
     if shared:
         whose = ", ".join(
             f"{other.name} ({other.strategy or 'no strategy'}; GPUs "
@@ -79,7 +91,8 @@ def _about(converted: Converted, found: Sequence[Role], *, moved: bool) -> Itera
             f"{role.name} shares GPUs in ROLL with {whose}; in placement mode Count its engines "
             f"get {len(role.devices)} GPUs of their own, beside those of the trainer"
         )
-    yield from _disjoint(converted, moved=moved)
+    if not joins:
+        yield from _disjoint(converted, moved=moved)
     if any(roles.sleeps(role, other) for other, _ in shared):
         yield (
             f"{role.name} sleeps in ROLL while the others train; with GPUs of its own it need not, "
@@ -109,9 +122,11 @@ def _disjoint(converted: Converted, *, moved: bool) -> Iterable[str]:
             f"(convert {disjoint.OPTION} writes it there too)"
         )
         yield (
-            f"ROLL's side of a pool does not start while {role.name} shares ids with {trainer}: "
+            f"ROLL's side of a pool with GPUs of its own does not start while {role.name} shares "
+            f"ids with {trainer}: "
             f"write in ROLL's file, under {role.name}: device_mapping: {converted.disjoint}; "
-            f"{of_object}"
+            f"{of_object}. Or let its engines join the trainer on its GPUs: convert "
+            f"{sharing.OPTION}"
         )
     elif moved:
         why = (

@@ -11,7 +11,15 @@ from pathlib import Path
 from sglang_operator.api import errors, names
 from sglang_operator.cli import check_object, file_errors, structure
 from sglang_operator.cli.findings import Finding, stop
-from sglang_operator.cli.pipeline import defaults, disjoint, misspelt, notes, recognition, roles
+from sglang_operator.cli.pipeline import (
+    defaults,
+    disjoint,
+    misspelt,
+    notes,
+    recognition,
+    roles,
+    sharing,
+)
 from sglang_operator.cli.pipeline.notes import Converted
 from sglang_operator.cli.pipeline.references import Resolver
 from sglang_operator.cli.pipeline.roles import SGLANG, Role
@@ -53,6 +61,7 @@ class Options:
     namespace: str | None = None
     environment: bool = False
     disjoint: bool = False  # no id of its trainer's in a policy's object
+    shared: bool = False  # a policy's engines on the GPUs that it has in common with its trainer
 
 
 def convert(
@@ -85,9 +94,11 @@ def convert(
         converted, findings = _object(root, role, options, name, place, lost, apart)
         result.objects.append(converted)
         result.findings += findings
-        if options.disjoint:
+        if options.disjoint or options.shared:
             result.findings += disjoint.unclear(role, root, found, environment=options.environment)
-    result.notes += notes.notes(result.objects, found, chosen, moved=options.disjoint)
+    result.notes += notes.notes(
+        result.objects, found, chosen, moved=options.disjoint, joins=options.shared
+    )
     return result
 
 
@@ -179,6 +190,9 @@ def _object(
         mark = section.mapping["device_mapping"].mark
         section.put("device_mapping", YamlNode(mark, apart, {}, disjoint.OPTION))
     spec, secrets = _spec(section, own, name)
+    if options.shared and apart is not None:
+        mark = spec.mapping["device_mapping"].mark
+        spec.put("placement", sharing.placement(mark))
     body = _body(role, options, name, spec, place)
     unknown = [*misspelt.worker(written, role.name, (*CARRIED, "system_envs"))]
     carried = [f for f in own.findings if _is_carried(f, role)]
