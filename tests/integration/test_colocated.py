@@ -10,6 +10,7 @@ from sglang_operator.api import conditions, names
 from sglang_operator.client import ClusterError, slots
 from sglang_operator.testing import errors
 from tests.integration.pools import Json, PoolUnderTest
+from tests.unit.cli.runner import GUIDE, converted
 from tests.unit.placement.trainers import gpu
 
 pytestmark = pytest.mark.plane("4x8", quiet=True)
@@ -81,13 +82,7 @@ def test_engines_join_their_trainer_and_follow_when_it_moves(pool):
     for pod in pool.pods():
         (container,) = pod["spec"]["containers"]
         assert "nvidia.com/gpu" not in str(container["resources"]), "the trainer has them all"
-    told = {
-        pod["metadata"]["labels"][names.LABEL_ENGINE]: variable["value"]
-        for pod in pool.pods()
-        for variable in pod["spec"]["containers"][0]["env"]
-        if variable["name"] == "NVIDIA_VISIBLE_DEVICES"
-    }
-    assert told["g12-15"] == ",".join(gpu(1, index) for index in range(4, 8))
+    assert gpus_of(pool)["g12-15"] == ",".join(gpu(1, index) for index in range(4, 8))
     assigned = pool.condition(conditions.DEVICES_ASSIGNED)
     assert assigned["reason"] == conditions.SHARED
     assert "16 GPUs of the trainer on 2 nodes" in assigned["message"]
@@ -107,6 +102,41 @@ def test_engines_join_their_trainer_and_follow_when_it_moves(pool):
     }, "who has not moved runs on"
     pool.plane.kubectl("uncordon", first)
     pool.kubectl("delete", "statefulset", "trainer", "--cascade=background")
+
+
+def test_the_guides_file_joins_a_trainer_of_32_gpus_as_roll_would_place_it(pool):
+    """actor_train on 0 to 31, actor_infer on 0 to 23: 12 engines on three of four nodes."""
+    (body,) = converted(GUIDE, "--shared")
+    pool.apply(**body["spec"])
+    run_trainer(pool, 4)
+    on = [publish(pool, rank)["spec"]["nodeName"] for rank in range(4)]
+    assert len(set(on)) == 4
+    places = {f"g{first}-{first + 1}": divmod(first, 8) for first in range(0, 24, 2)}
+    pool.wait(
+        lambda: is_on(pool, {name: on[rank] for name, (rank, _) in places.items()}),
+        "each engine is on the node of its GPUs",
+        120,
+    )
+    assert gpus_of(pool) == {
+        name: ",".join(gpu(rank, index + each) for each in range(2))
+        for name, (rank, index) in places.items()
+    }
+    registry = pool.registry()
+    assert registry["placement"] == {"numGpusPerNode": 8, "awaitsSlots": True}
+    assert registry["memorySaver"] is True
+    by_rank = [(each["rank"], each["devices"]) for each in registry["engines"]]
+    assert by_rank == [(rank, [2 * rank, 2 * rank + 1]) for rank in range(12)]
+    pool.kubectl("delete", "statefulset", "trainer", "--cascade=background")
+
+
+def gpus_of(pool: PoolUnderTest) -> dict[str, str]:
+    """What each engine sees of its node's GPUs."""
+    return {
+        pod["metadata"]["labels"][names.LABEL_ENGINE]: variable["value"]
+        for pod in pool.pods()
+        for variable in pod["spec"]["containers"][0]["env"]
+        if variable["name"] == "NVIDIA_VISIBLE_DEVICES"
+    }
 
 
 def test_slots_that_disagree_are_told_and_touch_nobody(pool):
