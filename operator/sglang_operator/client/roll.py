@@ -364,7 +364,7 @@ class OperatorPoolStrategy(InferenceStrategy):  # type: ignore[misc]
         if sync is not None:
             await sync.abort(texts.ROLL_AGAIN.format(what=texts.OVER))
         if self._places.shares and self.leads:
-            await self._memory.wake()  # who came back may wait for the end of the trainer's turn
+            await self._memory.end_turn()  # who came back may wait for that
         await self._groups.leave(self.engine, left)
         if self._places.hands_over:
             await self._attach_again()  # who gets handles joins no groups

@@ -11,6 +11,7 @@ from sglang_operator.client import roll_config, roll_parts, texts
 from sglang_operator.client.following import Follower
 from sglang_operator.client.pool import AsyncPool
 from sglang_operator.client.roll_groups import READY_SECONDS
+from sglang_operator.weights.lease_state import Phase
 
 log = logging.getLogger(__name__)
 
@@ -39,14 +40,18 @@ class RollMemory:
         if self.loaded and not self._part_sleeps:
             return
         if self._leads:
-            await self.wake()
+            if roll_parts.any_asleep(await self._pool.transaction()):
+                await self._pool.wake()
         else:
             await self._follower.until(lambda state: not roll_parts.any_asleep(state))
         self.is_loaded(True)
 
-    async def wake(self) -> None:
-        """Worker 0 alone, whatever the others wait for.  Raises as ``AsyncPool.wake``."""
-        if roll_parts.any_asleep(await self._pool.transaction()):
+    async def end_turn(self) -> None:
+        """Wake all, whatever the others wait for: worker 0 alone.  Raises as ``AsyncPool.wake``.
+
+        Of a sync that was aborted amid its turn the next one resumes what is released.
+        """
+        if (await self._pool.transaction()).phase is Phase.SLEEPING:
             await self._pool.wake()
 
     async def offload(self) -> None:

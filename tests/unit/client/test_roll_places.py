@@ -9,7 +9,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from sglang_operator.client import InvalidArgument, NotReady, StaleEpoch, Unsupported, roll_places
+from sglang_operator.client import (
+    InvalidArgument,
+    NotReady,
+    PoolError,
+    StaleEpoch,
+    Unsupported,
+    roll_places,
+)
 from sglang_operator.client import roll_updates as updates
 from sglang_operator.client import slots as client_slots
 from sglang_operator.placement import entry, slots
@@ -303,6 +310,24 @@ def test_after_an_engine_ended_its_worker_has_the_next_one(roll, reach, trainer,
         await cluster.all("leave_groups")
         assert world.state.phase is Phase.AWAKE, "the trainer's turn is over"
         assert await leader.update_obstacle() == ""
+        await update(cluster)
+        assert {engine.gate for engine in world.engines} == {"Open"}
+        assert await cluster.generate() == [ANSWER] * 3
+
+    with FakePool() as world:
+        run(story, joined(reach(world)), colocated(roll))
+
+
+@pytest.mark.parametrize("rank", [0, 2])
+def test_an_update_that_failed_amid_the_trainers_turn_is_run_once_more(roll, reach, trainer, rank):
+    async def story(cluster):
+        await cluster.all("offload_states")
+        world.engines[rank].refuse[TENSORS] = (500, "CUDA error")
+        with pytest.raises(PoolError):
+            await update(cluster)
+        world.engines[rank].refuse.clear()
+        await cluster.all("leave_groups")
+        assert world.state.phase is Phase.ABORTED
         await update(cluster)
         assert {engine.gate for engine in world.engines} == {"Open"}
         assert await cluster.generate() == [ANSWER] * 3
