@@ -53,6 +53,7 @@ ALL_ENGINES_UP = "AllEnginesUp"
 COUNTED = "Counted"
 SHARED = "Shared"
 SEATS_AWAITED = "WaitingForTrainersGPUs"
+TURN_AWAITED = "WaitingForWake"  # engines whose GPUs the trainer has
 ENGINES_UNPLACED = "EnginesUnplaced"  # some engines have no node, for whatever reason
 GATE_OFF = "GateOff"
 ENGINES_WITHOUT_GATE = "EnginesWithoutGate"

@@ -151,6 +151,10 @@ SEAT_TAKEN = (
     "pod {pod} is not gone yet, and may hold the memory of their GPUs (delete it if it stays)"
 )
 SEATS_AWAITED = "{engines} cannot start yet: {why}"
+TURN_AWAITED = (
+    "{engines} waiting: the trainer has these GPUs, by the Lease {lease}; started as soon as it "
+    "gives them back: pool.wake(), or kubectl sglang weights wake {pool} -n {namespace}"
+)
 SEATS_UNKNOWN = "; {engines} could not come back if lost: {why}"
 ENGINES_UNPLACED = (
     "{gpus} of {wanted} GPUs are assigned, on {nodes} nodes; the other engines have no node yet"

@@ -159,8 +159,8 @@ def template(pool: Pool) -> dict[str, Any]:
 def _pod_spec(pool: Pool) -> dict[str, Any]:
     body: dict[str, Any] = {
         # A gated engine never comes back in place: it would do so with random weights.  Nor does
-        # one of several pods, which would meet nobody.
-        "restartPolicy": "Never" if pool.gated or pool.nodes > 1 else "Always",
+        # one of several pods, which would meet nobody, or one whose trainer may have its memory.
+        "restartPolicy": "Never" if _stays_down(pool) else "Always",
         # SGLang that crashes as PID 1 exits with 0 (explanation/sglang.md, Ends).
         "shareProcessNamespace": True,
         "automountServiceAccountToken": False,
@@ -176,6 +176,11 @@ def _pod_spec(pool: Pool) -> dict[str, Any]:
     if named(pool):
         body["subdomain"] = names.engines_service_name(pool.owner.name)
     return body | dict(gangs.pod_spec(pool.spec)) | dict(pool.parts.spec)
+
+
+def _stays_down(pool: Pool) -> bool:
+    """Whether an engine that ends is not run again in its pod."""
+    return pool.gated or pool.nodes > 1 or pool.takes_turns
 
 
 def _container(pool: Pool) -> dict[str, Any]:

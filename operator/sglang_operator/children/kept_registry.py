@@ -20,6 +20,7 @@ from sglang_operator.pool.resolve import Engine
 
 MOST_ENGINES = 10_000  # of a registry that is kept; a pool's own has room for fewer
 _LONGEST = 253  # characters of a name
+_OF_SPEC = ("keepImages", "noSync", "turns")  # what stays as it was told of the weights
 
 
 def kept(known: LastKnown) -> dict[str, Any] | None:
@@ -36,8 +37,8 @@ def kept(known: LastKnown) -> dict[str, Any] | None:
             "weights": {
                 **{key: weights[key] for key in ("gate", "lease")},
                 **trainer_registry.acted_upon(known.weights, engines),
-                **trainer_registry.by_weights(known.weights, engines),
-                **{key: weights[key] for key in ("keepImages", "noSync") if key in weights},
+                **_by_weights(known, engines, turns=weights.get("turns") is True),
+                **{key: weights[key] for key in _OF_SPEC if key in weights},
             },
             "engines": [
                 {
@@ -60,6 +61,14 @@ def kept(known: LastKnown) -> dict[str, Any] | None:
         return trainer_registry.config_map(known.owner, content)
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError):
         return None
+
+
+def _by_weights(
+    known: LastKnown, engines: Sequence[EngineStatus], *, turns: bool
+) -> dict[str, list[list[int]]]:
+    """None is made meanwhile, in whosever turn; it is told where engines have theirs."""
+    found = trainer_registry.by_weights(known.weights, engines)
+    return {key: ranks for key, ranks in found.items() if turns or key != "waits"}
 
 
 def _engines(

@@ -23,6 +23,7 @@ from sglang_operator.observed.engines import EngineStatus
 from sglang_operator.pool import registry_size
 from sglang_operator.pool.resolve import EngineFacts, Owner, Pool
 from sglang_operator.weights import trail
+from sglang_operator.weights import turn as turns
 from sglang_operator.weights.lease_state import Transaction, of_phase
 from sglang_operator.weights.times import shown
 
@@ -110,6 +111,9 @@ def document(pool: Pool, weights: GatePlan) -> dict[str, Any]:
     ranks whose engines sleep, or are about to, and ``weights.behind`` those that are awake and lack
     what was committed last; of the others ``state`` says whether they serve.  ``weights.parts``:
     this operator lets the others serve on, which one of before does not.
+    ``weights.turns``: engines are on their trainer's GPUs, and those that it has, by the Lease
+    (``weights.turn``), have no engine started on them: ``weights.waits`` are the ranks that are not
+    there for that.  It names none while the operator makes any.
 
     Of a Lease that was emptied or put back it says what that said before, until the operator's own
     step stands there: the one that replaces it right then knows it by that.
@@ -137,6 +141,7 @@ def document(pool: Pool, weights: GatePlan) -> dict[str, Any]:
             **acted_upon(weights, every),
             **by_weights(weights, weights.engines),
             **_keeping_images(weights.engines),
+            **({"turns": True} if pool.takes_turns else {}),
             **({"noSync": no_sync} if no_sync else {}),
         },
         "revisions": _revisions(pool, weights, known),
@@ -163,6 +168,7 @@ def acted_upon(weights: GatePlan, engines: Iterable[EngineStatus]) -> dict[str, 
     return {
         "phase": told.phase.value,
         **_released(told, engines),
+        **({"turn": turns.written(told.turn)} if told.turn is not None else {}),
         "version": told.version,
         "transaction": current.id if weights.settled else "",
         "count": told.transitions,
@@ -176,9 +182,13 @@ def acted_upon(weights: GatePlan, engines: Iterable[EngineStatus]) -> dict[str, 
 
 
 def by_weights(weights: GatePlan, engines: Iterable[EngineStatus]) -> dict[str, list[list[int]]]:
-    """The ranks that sleep, and those that are behind the commit, where there are any."""
+    """The ranks that sleep, that are behind the commit, and that wait for their turn, if any."""
     engines, told = list(engines), weights.told
-    found = {"asleep": stands.asleep(engines, told), "behind": stands.behind(engines, told)}
+    found = {
+        "asleep": stands.asleep(engines, told),
+        "behind": stands.behind(engines, told),
+        "waits": stands.waiting(engines, weights.transaction, weights.occupied),
+    }
     ranks: dict[str, list[list[int]]] = {}
     for key, each in found.items():
         for engine in each:
@@ -311,6 +321,7 @@ def last_said(data: Mapping[str, str]) -> Transaction | None:
         # Whoever may edit ConfigMaps may have written it; a Lease counts no farther.
         count = count if type(count) is int and 0 < count <= bounds.INT32 else 0
         numbers = trail.read(told["weights"].get("trail"))
+        words["turn"] = told["weights"].get("turn") or ""
         return of_phase(told["weights"]["phase"], **words, transitions=count, trail=numbers)
     except (AttributeError, KeyError, TypeError, ValueError):
         return None
@@ -326,8 +337,15 @@ def _engine(
         "devices": list(wanted.devices),
         "gpus": facts.gpus,
         "rankOffset": offset,
+        **_uuids(engine),
         **standing(engine, facts.port, gated=pool.gated),
     }
+
+
+def _uuids(engine: EngineStatus) -> dict[str, list[str]]:
+    """The GPUs that it shares with its trainer, who can look at them; of others nothing is told."""
+    found = [uuid for member in engine.members for uuid in member.gpus_seen]
+    return {"uuids": found} if found else {}
 
 
 def standing(engine: EngineStatus, port: int, *, gated: bool) -> dict[str, Any]:

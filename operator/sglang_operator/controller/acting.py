@@ -59,6 +59,8 @@ class Acting:
     def look(self, fresh: Plan) -> None:
         """This is what is to be done by now: what is more than was known is planned anew."""
         self._removals = {removal.pod.uid: removal.pod for removal in fresh.removals}
+        if any(_create(name) in self._asked for name in fresh.turned):
+            self.stop()  # their GPUs are the trainer's by now
         self._has_more = self._has_more or not _asked(fresh) <= self._asked
 
     def goes_on(self) -> bool:
@@ -80,8 +82,12 @@ class Acting:
 
 def _asked(plan: Plan) -> set[str]:
     """The engines that are to be created and the pods that are to go."""
-    creates = {f"create {create.engine.name}" for create in plan.creates}
+    creates = {_create(create.engine.name) for create in plan.creates}
     return creates | {_removal(removal.pod.uid) for removal in plan.removals}
+
+
+def _create(engine: names.EngineName) -> str:
+    return f"create {engine}"
 
 
 def _removal(uid: names.Uid) -> str:

@@ -9,6 +9,7 @@ from sglang_operator.controller.asking import Asker
 from sglang_operator.controller.memory import Pass
 from sglang_operator.controller.observing import Observer
 from sglang_operator.gates import decide as gates
+from sglang_operator.gates import standing
 from sglang_operator.gates.decide import GatePlan
 from sglang_operator.observed import groups
 from sglang_operator.observed.model import Observed
@@ -68,6 +69,9 @@ class Decider:
             self._asker.holder,
             plan.unlisted,
         )
+        if pool.takes_turns:
+            occupied = standing.occupied(observed.all_pods).union(memory.unsure.values())
+            weights = replace(weights, occupied=occupied)
         memory.said, memory.handed_on = weights.said, plan.handed_on
         memory.planning_seconds = time.perf_counter() - begun
         memory.meter.planned(pool, plan, at.steady)
@@ -83,6 +87,7 @@ class Decider:
         observed = self._observer.observe(this.key, this.memory, at)
         policy = spec.Weights(gate=stored.gate_of(this.record.status))
         weights = gates.decide(refused.owner, policy, (), observed, at.wall, self._asker.holder)
+        weights = replace(weights, occupied=standing.occupied(observed.all_pods))
         this.memory.said = weights.said
         this.memory.planning_seconds = time.perf_counter() - begun
         self._asker.permit(this.key, this.memory, weights)

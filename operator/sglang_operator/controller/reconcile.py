@@ -183,6 +183,8 @@ class Reconciler:
             if not await self._actor.gates(now, fresh) and not acting.stopped:
                 stays = fresh.plan.to_go  # their deletes are yet to be taken
                 told = self._decider.decide(now, decision.pool, stays) if stays else fresh
+                # What is being made nobody sees yet: of no engine is said that it waits.
+                told = replace(told, weights=replace(told.weights, occupied=None))
                 publishing = self._publisher.publish(now, told, creating=True)
                 await self._beside_gates(now, decide, publishing)
 

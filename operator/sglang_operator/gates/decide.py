@@ -14,13 +14,13 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import NamedTuple
 
 from sglang_operator.api import names, redaction, texts
 from sglang_operator.api.spec import Recovery, Weights, WeightsGate
 from sglang_operator.engine import arguments
-from sglang_operator.gates import hidden_sleepers, recovery
+from sglang_operator.gates import hidden_sleepers, recovery, standing
 from sglang_operator.gates import lease as leases
+from sglang_operator.gates.awaited import TrainerSignal as TrainerSignal
 from sglang_operator.gates.lease import LeaseStep
 from sglang_operator.gates.recovery import Recover
 from sglang_operator.observed import groups
@@ -54,18 +54,6 @@ class GateChange:
     message: str  # the version while it is open, else why it is closed
 
 
-class TrainerSignal(NamedTuple):
-    """The fields of the registry on which a trainer blocks: a change is published at once."""
-
-    # Of the transaction, that was acted upon.  A sleep waits for it; a commit for its gates alone.
-    step: tuple[str, Phase] = ("", Phase.IDLE)
-    seen: str = ""  # the transaction, acted upon or not: an address may be another pod's before
-    forming: tuple[str, int] = ("", 0)  # the same for who forms process groups without one
-    epoch: str = ""  # during a sync: whether it is stale
-    serves: bool = False  # before memory is released: whether clients may still reach an engine
-    complete: bool = False  # at its start: whether all engines are up
-
-
 @dataclass(frozen=True, kw_only=True)
 class GatePlan:
     """What to do about the weights, and how they stand.
@@ -90,6 +78,8 @@ class GatePlan:
     unlisted: tuple[EngineStatus, ...] = ()
     # Pods that are there, and that may hold sleepers of which no engine tells.
     hidden: tuple[str, ...] = ()
+    # Engines whose pods hold memory or are yet to; None: others are being made, or need no turn.
+    occupied: frozenset[names.EngineName] | None = None
 
     @cached_property
     def epoch(self) -> str:
@@ -115,7 +105,7 @@ class GatePlan:
     def awaited(self, before: TrainerSignal) -> TrainerSignal:
         """These fields now; one on which nobody blocks at present is carried over."""
         phase = self.transaction.phase
-        step, _, forming, epoch, serves, _ = before
+        step, _, forming, epoch, serves, *_ = before
         owner = self.transaction.groups
         if self.settled:
             step = (self.transaction.id, phase)
@@ -133,6 +123,7 @@ class GatePlan:
             epoch=epoch,
             serves=serves,
             complete=bool(self.engines) and all(engine.up for engine in self.engines),
+            waits=len(standing.waiting(self.engines, self.transaction, self.occupied)),
         )
 
     @cached_property

@@ -98,13 +98,13 @@ def anew(
     if _is_torn(gate, alive, said):
         message = texts.LEASE_FORGOTTEN.format(lease=name)
         return forgotten(message, current, alive, said, operator, now)
-    if said is None or not _run(alive) or current.fence:
+    if said is None or not (_run(alive) or said.turn) or current.fence:
         return None
     if found is not None and (ours is None or not lost_lease.was_begun(said)):
         return None
     message, holder = texts.LEASE_ANEW.format(lease=name), _as_long(operator, said)
     anew = lost_lease.made_anew(
-        holder, message=message, now=now, groups=said.groups, torn=said.torn
+        holder, message=message, now=now, groups=said.groups, torn=said.torn, turn=said.turn
     )
     return replace(_counting_on(anew, current, said), groups=current.groups or anew.groups)
 
@@ -126,7 +126,7 @@ def last_said(
     """
     if ours is None:
         return known
-    if known is None or not _run(alive):
+    if known is None or not (_run(alive) or known.turn):
         return ours
     if lost_lease.was_begun(ours) and not lost_lease.is_put_back(ours, known):
         return ours
@@ -231,5 +231,6 @@ def forgotten(
         groups=last.groups,
         torn=last.torn,
         unclear=last.unclear,
+        turn=last.turn,
     )
     return _counting_on(state, current, last)

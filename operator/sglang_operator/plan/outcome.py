@@ -58,6 +58,7 @@ def plan(planner: Planner) -> Plan:
         seating=planner.seating,
         unseated=tuple(planner.unseated),
         kept_out=planner.kept_out,
+        turned=tuple(planner.turned),
         handed_on=_all_handed_on(planner),
         neighbours=planner.observed.neighbours,
         at=planner.now,

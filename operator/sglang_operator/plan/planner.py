@@ -40,6 +40,7 @@ from sglang_operator.plan.rollout_state import Waiting
 from sglang_operator.plan.startup import CanaryStart, FailureStreak, StartupState
 from sglang_operator.pool.resolve import Engine, Pool
 from sglang_operator.pool.tuning import Tuning
+from sglang_operator.weights.turn import Turn
 
 # A pool has thousands of pods, and members of an Enum take long to look up.
 _UP, _ENDED, _LOST, _DYING = Health.UP, Health.ENDED, Health.LOST, Health.DYING
@@ -78,6 +79,7 @@ class Planner:
         self.tuned: Tuning | None = None
         self.unseated: list[EngineName] = []
         self.kept_out: dict[EngineName, str] = {}  # by a pod that is no engine's now
+        self.turned: list[EngineName] = []  # that wait until the trainer gives their GPUs back
         self.handed_on: dict[EngineName, ObservedPod] = {}
         # Where pods belong, if that is not the scheduler's to say.
         self.seating = seating.of(pool, observed)
@@ -139,6 +141,11 @@ class Planner:
     def in_turn(self) -> bool:
         """Whether a trainer is at work on the engines, or has let them sleep."""
         return turns.trainers_turn(self.pool, self.observed) is not None
+
+    @cached_property
+    def turn(self) -> Turn:
+        """The GPUs that the trainer has for itself."""
+        return turns.taken(self.pool, self.observed)
 
     def seniority(self, group: Group) -> tuple[bool, float, int]:
         """The one that the last commit covers comes first, then the oldest: no probe changes it."""
@@ -351,6 +358,9 @@ class Planner:
         """The seats of its pods, if those of these node ranks may be made now; None: it waits."""
         if self.seating is None:
             return ()
+        if self.turn.has(engine.devices):
+            self.awaits_turn(engine.name)
+            return None
         seats = self.seating.seats.get(engine.name)
         held = self._holders.of(seats[rank] for rank in node_ranks) if seats else ()
         if seats and not held:
@@ -365,6 +375,12 @@ class Planner:
             elif state is _ENDED:
                 self.let_go(pod, f"engine {engine.name} is to have its GPUs")
         return None
+
+    def awaits_turn(self, name: EngineName) -> None:
+        """The engine is not made before the trainer gives its GPUs back."""
+        self.podless[name] = EngineState.WAITING
+        if name not in self.turned:
+            self.turned.append(name)
 
     @cached_property
     def _holders(self) -> seating.Holders:

@@ -12,7 +12,9 @@ from sglang_operator.observed.model import Observed, ObservedChild
 from sglang_operator.plan.rollout_state import Waits
 from sglang_operator.pool.resolve import Pool
 from sglang_operator.scheduling import gangs
-from sglang_operator.weights.lease_state import Phase, read
+from sglang_operator.weights import lost_lease
+from sglang_operator.weights.lease_state import Phase, Transaction, read
+from sglang_operator.weights.turn import ENGINES, TRAINER, Turn
 
 _HELD = {Phase.SYNCING: Waits.FOR_SYNC, Phase.SLEEPING: Waits.FOR_WAKE}
 
@@ -42,10 +44,33 @@ def leaves_alone(pool: Pool, observed: Observed) -> bool:
 def trainers_turn(pool: Pool, observed: Observed) -> Waits | None:
     """What the trainer has the engines for; None: it does not have them."""
     lease = _lease(pool, observed)
-    if lease is None:
-        return None
     # What one says that is not kept whole is not known: a sync may be running.
-    return _HELD.get(read(lease.body).phase) if lease.whole else Waits.FOR_SYNC
+    if lease is not None and not lease.whole:
+        return Waits.FOR_SYNC
+    held = _HELD.get(read(lease.body).phase) if lease is not None else None
+    return held or (Waits.FOR_WAKE if taken(pool, observed) else None)
+
+
+def taken(pool: Pool, observed: Observed) -> Turn:
+    """The GPUs that the trainer has for itself: no engine is started there before it gives them
+    back.
+
+    Engines on GPUs of their own meet nobody.  A Lease of which not all is seen says nothing, and
+    one that is not there says what it did last (``gates.lease``): who does not know waits.
+    """
+    if not pool.takes_turns:
+        return ENGINES
+    lease = _lease(pool, observed)
+    if lease is not None and not lease.whole:
+        return TRAINER
+    return said(pool, observed).trainers
+
+
+def said(pool: Pool, observed: Observed) -> Transaction:
+    """What the Lease says, or said last where it has lost that, as far as it is known."""
+    lease, known = _lease(pool, observed), observed.said
+    says = read(lease.body) if lease is not None else Transaction()
+    return known if known is not None and lost_lease.is_lost(says, known) else says
 
 
 def fetches(group: Group, pool: Pool, observed: Observed) -> bool:

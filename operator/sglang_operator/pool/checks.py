@@ -378,7 +378,9 @@ def _registry_size(draft: Draft) -> Iterator[errors.Problem]:
     owner, engines, parsed = draft.owner, draft.engines[: draft.active], draft.spec
     written = [(engine.name, len(json.dumps(engine.devices))) for engine in engines]
     gpus, generation = parsed.num_gpus_per_worker, parsed.generating_args
-    size = registry_size.most(owner.name, written, gpus, generation)
+    mode = modes.MODES.get(parsed.placement.mode)
+    told = mode is not None and mode.seats
+    size = registry_size.most(owner.name, written, gpus, generation, told_gpus=told)
     if size > registry_size.LIMIT:
         yield errors.POOL_TOO_LARGE(
             "spec",

@@ -173,6 +173,11 @@ class Pool:
         return self.placement.parts(self.spec, self.owner.namespace)
 
     @property
+    def takes_turns(self) -> bool:
+        """Whether its engines and a trainer have the memory of their GPUs in turns."""
+        return self.placement.seats
+
+    @property
     def awaits_slots(self) -> bool:
         """Whether a trainer is to say which GPUs its engines join it on."""
         return self.placement.seats and not self.spec.placement.shared.slots

@@ -17,6 +17,7 @@ VERSION = 16  # characters, as in step-10000
 _ADDRESS = "255.255.255.255"
 _URL = len(f"http://{_ADDRESS}:65535")
 _ATTEMPT = "-99"
+_UUID = len('"GPU-6e5d6ea7-9dff-4a3c-8b5f-5d5b6a0d2c11",')
 # An entry of children/trainer_registry.py with its comma, without devices, names and what
 # depends on GPUs.
 _ENTRY = len(
@@ -31,13 +32,16 @@ def most(
     engines: Sequence[tuple[names.EngineName, int]],
     gpus: int,
     generation: Mapping[str, Any],
+    *,
+    told_gpus: bool = False,
 ) -> int:
     """Bytes of the registry's document.
 
     ``engines`` are each one's name and the characters of its devices; renderings for other
-    trainers are left out where they have no room.
+    trainers are left out where they have no room.  ``told_gpus``: each GPU is told by its UUID.
     """
     numbers = len(f"{gpus}{gpus * len(engines)}")
-    fixed = numbers + _ENTRY + len(pool) + len(_ATTEMPT) + len(_ADDRESS) + _URL + VERSION
+    uuids = len(',"uuids":[]') + gpus * _UUID if told_gpus else 0
+    fixed = uuids + numbers + _ENTRY + len(pool) + len(_ATTEMPT) + len(_ADDRESS) + _URL + VERSION
     head = _HEAD + 2 * len(pool) + len(json.dumps(dict(generation)))
     return head + sum(fixed + 2 * len(name) + devices for name, devices in engines)

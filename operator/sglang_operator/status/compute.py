@@ -315,7 +315,7 @@ def _progress(
     """Reason and message of what is still to happen, the most telling first."""
     if troubles:
         return troubles[0].reason, _bounded(troubles[0].message)
-    waits = (holdups.waiting, holdups.unseated, holdups.lingering)
+    waits = (holdups.waiting, holdups.unseated, holdups.turned, holdups.lingering)
     rooms = (rollout_waits.cramped, gangs.waiting, holdups.pending, holdups.queued)
     for check in (holdups.lost, _failing, *waits, *rooms):
         if told := check(pool, plan.with_beside, seen):

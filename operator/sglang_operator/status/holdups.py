@@ -147,6 +147,19 @@ def unseated(pool: Pool, plan: Plan, _: object) -> tuple[str, str] | None:
     return conditions.SEATS_AWAITED, message
 
 
+def turned(pool: Pool, plan: Plan, _: object) -> tuple[str, str] | None:
+    """Engines that are not started, for their trainer has the memory of their GPUs."""
+    if not plan.turned:
+        return None
+    message = texts.TURN_AWAITED.format(
+        engines=texts.engines(len(plan.turned)),
+        lease=names.weights_lease_name(pool.owner.name),
+        pool=pool.owner.name,
+        namespace=pool.owner.namespace,
+    )
+    return conditions.TURN_AWAITED, message
+
+
 def bound(plan: Plan) -> str:
     """Why engines that run could not come back, though nothing contradicts itself; empty if all
     could, or some wait already."""

@@ -20,10 +20,12 @@ from sglang_operator.weights import duration as durations
 from sglang_operator.weights import groups_owner as owners
 from sglang_operator.weights import instances as runs
 from sglang_operator.weights import trail as trails
+from sglang_operator.weights import turn as turns
 from sglang_operator.weights.groups_owner import GroupsOwner as GroupsOwner
 from sglang_operator.weights.instances import MAX_INSTANCES as MAX_INSTANCES
 from sglang_operator.weights.times import seconds, stamp
 from sglang_operator.weights.trail import Trail
+from sglang_operator.weights.turn import Turn
 
 WEIGHTS = "weights"
 MEMORY_TAGS = (WEIGHTS, "kv_cache", "cuda_graph")  # SGLang /release_memory_occupation
@@ -70,6 +72,7 @@ class Transaction:
     releases: bool = False  # any engine may be about to release all of ``released``
     apart: frozenset[str] = frozenset()  # out of service, while the others serve; none: all are
     closing: frozenset[str] = frozenset()  # of those: they alone may be about to (``releases``)
+    turn: Turn | None = None  # which GPUs the trainer has; None: it was not told
     begun: float = 0.0
     committed: float = 0.0
     message: str = ""
@@ -96,6 +99,12 @@ class Transaction:
         Nobody has written others yet, and nothing is under way: all is as before the sleep.
         """
         return self.phase is Phase.AWAKE and self.intact
+
+    @property
+    def trainers(self) -> Turn:
+        """The GPUs that the trainer has, where engines are on its own; not told: all, asleep."""
+        slept = self.phase is Phase.SLEEPING or (self.phase is Phase.AWAKE and self.released)
+        return self.turn if self.turn is not None else turns.TRAINER if slept else turns.ENGINES
 
     @property
     def untouched(self) -> bool:
@@ -296,6 +305,7 @@ def read(lease: Mapping[str, Any]) -> Transaction:
         releases=releases,
         apart=apart if phase in (Phase.SLEEPING, Phase.SYNCING) else frozenset(),
         closing=closing & apart if releases else frozenset(),
+        turn=turns.by(_named(transaction), notes, names.ANNOTATION_TURN),
         begun=seconds(notes.get(names.ANNOTATION_BEGUN)),
         committed=seconds(notes.get(names.ANNOTATION_COMMITTED)),
         message=redaction.in_words(bounds.words(notes.get(names.ANNOTATION_MESSAGE, ""))),
@@ -321,6 +331,7 @@ def of_phase(
     unclear: str = "",
     transitions: int = 0,
     trail: Trail | None = None,
+    turn: str = "",
 ) -> Transaction | None:
     """What is known of a Lease of which the phase was kept, and who slept, in its own words.
 
@@ -336,6 +347,7 @@ def of_phase(
         unclear=frozenset(runs.words(unclear)),
         transitions=transitions,
         trail=trail or Trail(),
+        turn=turns.read(turn),
     )
 
 
@@ -406,6 +418,7 @@ _ANNOTATIONS: Mapping[str, Callable[[Transaction], str]] = {
     names.ANNOTATION_RELEASES: lambda t: t.id if t.releases else "",
     names.ANNOTATION_APART: lambda t: runs.told_by(t.id, t.apart, t.asleep),
     names.ANNOTATION_CLOSING: lambda t: runs.told_by(t.id, t.closing, t.apart),
+    names.ANNOTATION_TURN: lambda t: turns.told_by(_named(t.id), t.turn),
     names.ANNOTATION_BEGUN: lambda t: stamp(t.begun),
     names.ANNOTATION_COMMITTED: lambda t: stamp(t.committed),
     names.ANNOTATION_MESSAGE: lambda t: t.message,

@@ -13,6 +13,7 @@ from typing import Any
 from sglang_operator.weights import groups as weights_groups
 from sglang_operator.weights import lease_state, rules, steps
 from sglang_operator.weights.lease_state import GroupsOwner, Phase, Transaction
+from sglang_operator.weights.turn import TRAINER, Turn
 
 
 def was_begun(said: Transaction) -> bool:
@@ -25,6 +26,11 @@ def forgets(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
     then, now = lease_state.read(before), lease_state.read(after)
     fewer = now.transitions < then.transitions
     return was_begun(then) and (not was_begun(now) or fewer or is_put_back(now, then))
+
+
+def is_lost(now: Transaction, then: Transaction) -> bool:
+    """Whether the Lease does not know any more what it said then."""
+    return was_begun(then) and (not was_begun(now) or is_put_back(now, then))
 
 
 def is_put_back(now: Transaction, then: Transaction) -> bool:
@@ -66,6 +72,7 @@ def forgotten(
     groups: GroupsOwner | None = None,
     torn: frozenset[str] = frozenset(),
     unclear: frozenset[str] = frozenset(),
+    turn: Turn | None = None,
 ) -> Transaction:
     """What the operator leaves of a Lease that does not know any more what it said of gates.
 
@@ -75,6 +82,10 @@ def forgotten(
     as of operators before, and the usual ones are taken.  Should it be fewer, the engine dies of
     being woken, at once and behind a closed gate; of memory that is taken for resumed and is not
     it would die later, of its first request.
+
+    ``turn``: which GPUs the trainer had; None: nobody knows.  Then they are its own if anybody
+    slept: an engine that waits longer than it had to costs time, and two on the same memory cost
+    both their lives.
     """
     slept = {
         run: frozenset(lease_state.SLEEP_TAGS) if tags is None else tags
@@ -94,6 +105,7 @@ def forgotten(
         groups=state.groups or weights_groups.lost(groups),
         torn=state.torn | torn,
         unclear=unclear & frozenset(slept),
+        turn=turn if turn is not None or not slept else TRAINER,
     )
 
 
@@ -104,11 +116,12 @@ def made_anew(
     now: float,
     groups: GroupsOwner | None = None,
     torn: frozenset[str] = frozenset(),
+    turn: Turn | None = None,
 ) -> Transaction:
     """What a Lease says that is made in place of a lost one, while no gate has to close for that.
 
-    Nothing, but that it is held for as long as a trainer who lost it may take to notice, and which
-    engines are ``torn``.
+    Nothing, but that it is held for as long as a trainer who lost it may take to notice, which
+    engines are ``torn``, and which GPUs the trainer has.
     """
     return Transaction(
         holder=operator.holder,
@@ -119,6 +132,7 @@ def made_anew(
         fence=True,
         groups=weights_groups.lost(groups),
         torn=torn,
+        turn=turn,
     )
 
 

@@ -17,6 +17,7 @@ from collections.abc import Iterable
 from sglang_operator.api import texts
 from sglang_operator.weights import lease_state, rules, steps
 from sglang_operator.weights.lease_state import WEIGHTS, Phase, Transaction
+from sglang_operator.weights.turn import Turn
 
 
 def sleep(
@@ -27,6 +28,7 @@ def sleep(
     tags: Iterable[str],
     now: float,
     seen: float,
+    takes: Turn | None = None,
 ) -> Transaction:
     """The gates of these alone are to close, because their memory of these tags will be released.
 
@@ -36,7 +38,7 @@ def sleep(
     named, tags = frozenset(instances), frozenset(tags)
     if not named:
         raise rules.refused(rules.Refusal.NO_INSTANCES, state, texts.PART_WITHOUT_ENGINES)
-    after = steps.sleep(state, trainer, tags=tags, now=now, seen=seen)
+    after = steps.sleep(state, trainer, tags=tags, now=now, seen=seen, takes=takes)
     if not others_serve(state, tags):
         return after
     return dataclasses.replace(after, apart=state.apart | named, closing=named)
@@ -95,8 +97,11 @@ def wake(
     instances: Iterable[str],
     now: float,
     tags: Iterable[str] = lease_state.MEMORY_TAGS,
+    devices: Iterable[int] = (),
 ) -> Transaction:
     """These instances have resumed their memory of these tags, or are gone; the others sleep on.
+
+    With all of it the GPUs of these ``devices`` are the engines' again, whoever is on them.
 
     Whoever of them has all of its memory goes by the commit again, also where all slept before.
     Once nobody sleeps it is as after ``steps.wake``.  Raises :class:`RefusedError`.
@@ -110,6 +115,7 @@ def wake(
     asleep = tuple(run for run in state.asleep if told.sleeps(run))
     left = frozenset[str]().union(*map(told.sleeps, asleep))
     awake = named - {*asleep}
+    turn = state.turn.given_back(devices) if state.turn and awake == named else state.turn
     closed = state.apart or state.instances | {*state.asleep}
     lost = missed >= state.instances if state.instances else bool(missed) and not state.apart
     return steps.after_wake(
@@ -128,5 +134,23 @@ def wake(
             apart=closed - awake,
             renewed=now,
             at_work=False,
+            turn=turn,
         )
     )
+
+
+def give_back(
+    state: Transaction,
+    trainer: rules.Trainer,
+    *,
+    devices: Iterable[int] | None = None,
+    now: float,
+    seen: float,
+) -> Transaction:
+    """The trainer has let go of these GPUs, or of all: engines that have waited for that are made.
+
+    What sleeps there sleeps on.  Nothing else is begun by it.  Raises :class:`RefusedError` while
+    somebody else holds the Lease.
+    """
+    rules.free(state, trainer, now, seen)
+    return dataclasses.replace(state, turn=state.trainers.given_back(devices))

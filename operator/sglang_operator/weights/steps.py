@@ -19,6 +19,7 @@ from sglang_operator.weights.lease_state import MEMORY_TAGS, WEIGHTS, Phase, Tra
 from sglang_operator.weights.rules import Refusal as Refusal
 from sglang_operator.weights.rules import RefusedError as RefusedError
 from sglang_operator.weights.rules import Trainer as Trainer
+from sglang_operator.weights.turn import ENGINES, Turn
 
 
 def begin(
@@ -55,6 +56,7 @@ def begin(
         shared=shared,
         found_whole=shared and whole.all_whole(covered, state),
         wrote=frozenset(),
+        turn=state.turn and ENGINES,
         begun=now,
     )
 
@@ -98,6 +100,7 @@ def withdraw(
         renewed=now,
         at_work=False,
         releases=before.releases,
+        turn=before.turn,
     )
 
 
@@ -284,11 +287,18 @@ def ended(state: Transaction, by: str, *, message: str, now: float) -> Transacti
 
 
 def sleep(
-    state: Transaction, trainer: Trainer, *, tags: Iterable[str], now: float, seen: float
+    state: Transaction,
+    trainer: Trainer,
+    *,
+    tags: Iterable[str],
+    now: float,
+    seen: float,
+    takes: Turn | None = None,
 ) -> Transaction:
     """Gates are to close, because the memory of these tags will be released.
 
-    Not during a sync.  What is released already stays so.  Raises :class:`RefusedError`.
+    Not during a sync.  What is released already stays so.  ``takes``: the GPUs that the trainer
+    takes, where engines are on its own.  Raises :class:`RefusedError`.
     """
     taken = rules.taken(state, trainer, now, seen)
     rules.in_phase(taken, "sleep", *(phase for phase in Phase if phase is not Phase.SYNCING))
@@ -306,6 +316,7 @@ def sleep(
         intact=whole,  # until it names engines
         releases=True,
         apart=frozenset(),
+        turn=None if takes is None else state.trainers.taken(takes),
     )
 
 
@@ -395,6 +406,7 @@ def wake(
         woken=frozenset(each for each in state.woken if each.split("/")[-1] in left),
         apart=state.apart if left or state.phase is Phase.SYNCING else frozenset(),
         renewed=now,
+        turn=state.turn if left else state.turn and ENGINES,
         at_work=state.phase is Phase.SYNCING,
     )
     return woken if state.phase is Phase.SYNCING else after_wake(woken)
