@@ -26,6 +26,7 @@ from sglang_operator.client.lease import LeaseObservation
 from sglang_operator.client.pool import AsyncPool
 from sglang_operator.client.registry import Registry
 from sglang_operator.client.resetting import Left
+from sglang_operator.client.turns import LOADING_SECONDS
 from sglang_operator.roll import device_mapping
 from sglang_operator.weights import steps
 from sglang_operator.weights.lease_state import Phase, Transaction
@@ -152,20 +153,23 @@ class Sleep:
     devices: tuple[int, ...] | None
 
     async def __call__(self, pool: AsyncPool) -> Lines:
-        await pool.sleep(self.tags, devices=self.devices)
+        freed = await pool.sleep(self.tags, devices=self.devices)
         state = pool.lease.seen or Transaction()
         released = " and ".join(state.released)
-        told = f"asleep: {operator_texts.engines(len(state.asleep))}, released: {released}"
-        return [told, "the others serve on"] if state.serving else [told]
+        told = [f"asleep: {operator_texts.engines(len(state.asleep))}, released: {released}"]
+        if freed.gpus:
+            told.append(str(freed))
+        return [*told, "the others serve on"] if state.serving else told
 
 
 @dataclass(frozen=True, kw_only=True)
 class Wake:
     tags: tuple[str, ...]
     devices: tuple[int, ...] | None
+    loading: float
 
     async def __call__(self, pool: AsyncPool) -> Lines:
-        state = await pool.wake(self.tags, devices=self.devices)
+        state = await pool.wake(self.tags, devices=self.devices, loading=self.loading)
         behind = [e for e in (await pool.engines()) if e.up and e.instance not in state.instances]
         if state.phase is Phase.COMMITTED and behind:
             count = operator_texts.engines(len(behind))
@@ -409,9 +413,25 @@ def sleep(
 @click.option(
     "--devices", callback=_devices, help="Only engines all of whose GPU ids are among these."
 )
-def wake(pool: str, tags: tuple[str, ...], devices: tuple[int, ...] | None, **options: Any) -> None:
-    """Wake the engines. If their weights were kept, the same gates open; else sync them."""
-    _run(Wake(tags=tags, devices=devices), pool, options)
+@click.option(
+    "--loading",
+    type=click.FloatRange(0),
+    default=LOADING_SECONDS,
+    show_default=True,
+    help="Seconds for engines on their trainer's GPUs that are started now.",
+)
+def wake(
+    pool: str,
+    tags: tuple[str, ...],
+    devices: tuple[int, ...] | None,
+    loading: float,
+    **options: Any,
+) -> None:
+    """Wake the engines. If their weights were kept, the same gates open; else sync them.
+
+    In placement mode Shared engines that have waited for their GPUs are started, and waited for.
+    """
+    _run(Wake(tags=tags, devices=devices, loading=loading), pool, options)
 
 
 @command.command(short_help="Let the engines leave what a trainer that is gone has left.")

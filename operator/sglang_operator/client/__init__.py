@@ -29,6 +29,7 @@ from sglang_operator.client.errors import (
 
 if TYPE_CHECKING:
     from sglang_operator.client.blocking import Pool, Sync
+    from sglang_operator.client.freed import Freed
     from sglang_operator.client.pool import AsyncPool
     from sglang_operator.client.registry import Engine, NcclPlan, Registry
     from sglang_operator.client.sync import AsyncSync
@@ -40,6 +41,7 @@ __all__ = [
     "Engine",
     "EngineError",
     "Expired",
+    "Freed",
     "Held",
     "InvalidArgument",
     "NcclPlan",
@@ -56,6 +58,7 @@ _MODULES = {
     "AsyncPool": "pool",
     "AsyncSync": "sync",
     "Engine": "registry",
+    "Freed": "freed",
     "NcclPlan": "registry",
     "Pool": "blocking",
     "Registry": "registry",

@@ -9,9 +9,10 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from sglang_operator import supervision
-from sglang_operator.client import given, sleeping, texts
+from sglang_operator.client import given, sleeping, texts, turns
 from sglang_operator.client.calls import CONTROL_SECONDS, Json, Payload
 from sglang_operator.client.errors import PoolError
+from sglang_operator.client.freed import Freed
 from sglang_operator.client.pool import SLEEP_TAGS, AsyncPool
 from sglang_operator.client.registry import Engine, NcclPlan, Registry
 from sglang_operator.client.resetting import Left
@@ -199,9 +200,9 @@ class Pool:
         settle: float = sleeping.SETTLE_SECONDS,
         timeout: float = sleeping.ACKNOWLEDGE_SECONDS,
         loading: float | None = None,
-    ) -> None:
+    ) -> Freed:
         """Close the gates, then release the engines' memory; see ``AsyncPool.sleep``."""
-        self._loop.run(
+        return self._loop.run(
             self._pool.sleep(tags, devices=devices, settle=settle, timeout=timeout, loading=loading)
         )
 
@@ -210,9 +211,22 @@ class Pool:
         tags: Iterable[str] = lease_state.MEMORY_TAGS,
         *,
         devices: Iterable[int] | None = None,
+        loading: float = turns.LOADING_SECONDS,
     ) -> lease_state.Transaction:
         """Resume the engines' memory; see ``AsyncPool.wake``."""
-        return self._loop.run(self._pool.wake(tags, devices=devices))
+        return self._loop.run(self._pool.wake(tags, devices=devices, loading=loading))
+
+    def take_turn(
+        self,
+        timeout: float = turns.LOADING_SECONDS,
+        *,
+        tags: Iterable[str] = SLEEP_TAGS,
+        devices: Iterable[int] | None = None,
+        settle: float = sleeping.SETTLE_SECONDS,
+    ) -> Freed:
+        """Wait for the engines, and put them to sleep; see ``AsyncPool.take_turn``."""
+        taking = self._pool.take_turn(timeout, tags=tags, devices=devices, settle=settle)
+        return self._loop.run(taking)
 
     def reset(
         self, groups: Iterable[str] = (), *, wait: float = 0.0, force: bool = False

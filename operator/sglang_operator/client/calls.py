@@ -50,7 +50,8 @@ class EngineCalls:
         self._key = api_key or admin_api_key
         self._admin_key = admin_api_key or api_key
         self._heard: dict[str, tuple[str | None, float]] = {}  # by URL: which run, and when
-        self._told: dict[str, tuple[str | None, str]] = {}  # by URL: which run, and its version
+        # By URL: which run, its version, and whether it can release memory.
+        self._told: dict[str, tuple[str | None, str, bool | None]] = {}
         # What changes engines: what is under way and to which URL, what of that nobody waits for,
         # and by URL when all that was not answered in time has arrived.
         self._under_way: dict[asyncio.Task[tuple[int, str]], tuple[str, Body]] = {}
@@ -202,23 +203,32 @@ class EngineCalls:
 
         One that has a key may keep it to itself where none is sent.
         """
-        run, told = self._told.get(engine.url or "", (None, ""))
+        return (await self._info(engine, keyless=keyless))[0]
+
+    async def told_saver(self, engine: Engine) -> bool | None:
+        """Whether this run of an engine says that its memory saver is on; None if it does not."""
+        return (await self._info(engine, keyless=False))[1]
+
+    async def _info(self, engine: Engine, *, keyless: bool) -> tuple[str, bool | None]:
+        """The version that it says it is, and whether its memory saver is on; ("", None)."""
+        run, told, saver = self._told.get(engine.url or "", (None, "", None))
         if run == engine.instance:
-            return told
+            return told, saver
         for path in versions.SERVER_INFO_PATHS:
             try:
                 status, text = await self._ask("GET", engine, path, FIND_SECONDS, keyless=keyless)
             except EngineError:
-                return ""
+                return "", None
             if status == _NO_SUCH_PATH:
                 continue
             answer = _json(text)
             if status >= 400 or not isinstance(answer, dict):
-                return ""
-            told = str(answer.get("version") or "")[:64]
+                return "", None
+            told, says = str(answer.get("version") or "")[:64], answer.get("enable_memory_saver")
+            saver = says if isinstance(says, bool) else None
             break
-        self._told[engine.url or ""] = engine.instance, told
-        return told
+        self._told[engine.url or ""] = engine.instance, told, saver
+        return told, saver
 
     def silent(self, engine: Engine) -> float:
         """Seconds since this very run of the engine answered a call of ours."""

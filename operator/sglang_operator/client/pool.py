@@ -5,7 +5,7 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import AsyncIterator, Coroutine, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
 from contextlib import AsyncExitStack
 from os import PathLike
 from pathlib import Path
@@ -13,10 +13,11 @@ from typing import Any, Self, TypeVar
 from weakref import WeakSet
 
 from sglang_operator import supervision
-from sglang_operator.client import credentials, given, resetting, sleeping, texts
+from sglang_operator.client import credentials, given, nvml, resetting, sleeping, texts, turns
 from sglang_operator.client.calls import EngineCalls
 from sglang_operator.client.cluster import Cluster
 from sglang_operator.client.errors import Expired, NotReady
+from sglang_operator.client.freed import Freed
 from sglang_operator.client.groups import Groups
 from sglang_operator.client.lease import WeightsLease, recorded
 from sglang_operator.client.one_at_a_time import Turn, Who
@@ -74,6 +75,8 @@ class AsyncPool:
         self._watcher: Watcher | None = None
         self._calls: EngineCalls | None = None
         self._sleeper: sleeping.Sleeper | None = None
+        # Bytes in use by the UUID of each GPU that this process sees.
+        self.gpu_memory: Callable[[], Mapping[str, int]] = nvml.used
         self.syncs: WeakSet[AsyncSync] = WeakSet()
         self._endings: set[asyncio.Task[Any]] = set()
         self._beside: set[asyncio.Task[Any]] = set()
@@ -286,8 +289,8 @@ class AsyncPool:
         settle: float = sleeping.SETTLE_SECONDS,
         timeout: float = sleeping.ACKNOWLEDGE_SECONDS,
         loading: float | None = None,
-    ) -> None:
-        """Close the gates, then release the engines' memory of these tags.
+    ) -> Freed:
+        """Close the gates, then release the engines' memory of these tags; how much that was.
 
         ``devices``: GPU ids as ``device_mapping`` has them: only engines that have any of them
         sleep, and the others serve on.  What a part gave up of its weights it lacks once it is
@@ -300,9 +303,14 @@ class AsyncPool:
         Once it returns, every engine that runs has released its memory.  Raises NotReady before
         anything is taken for one that runs and does not answer within ``timeout`` seconds, or
         ``loading`` if given, and afterwards for one that came up meanwhile; Held, EngineError.
+
+        In placement mode Shared it returns once no engine can come up on these GPUs before they are
+        given back (``wake``, a sync), else NotReady.  Where this process sees them, so that it can
+        look (NVIDIA's management library), ``Freed.gpus`` has the bytes by GPU, and a release after
+        which one of them holds as much as before is NotReady.
         """
         loading = timeout if loading is None else loading
-        await self.sleeper.sleep(
+        return await self.sleeper.sleep(
             given.tags(tags),
             settle=settle,
             timeout=timeout,
@@ -315,6 +323,7 @@ class AsyncPool:
         tags: Iterable[str] = lease_state.MEMORY_TAGS,
         *,
         devices: Iterable[int] | None = None,
+        loading: float = turns.LOADING_SECONDS,
     ) -> lease_state.Transaction:
         """Resume the engines' memory.  If weights were kept, the same gates open again.
 
@@ -323,9 +332,41 @@ class AsyncPool:
 
         Engines that restarted meanwhile are left alone: resuming what was never released kills
         them.  Raises Held, Expired, EngineError.
+
+        In placement mode Shared it gives these GPUs back: engines that have waited for that are
+        started now, behind closed gates, and it returns once all of them are up.  Raises NotReady,
+        with those that are not after ``loading`` seconds; what was done is on record by then, and
+        another call goes on waiting.
         """
         only = () if devices is None else given.devices(devices)
-        return await self.sleeper.wake(given.tags(tags), only)
+        loading = given.seconds(loading, "loading")
+        return await self.sleeper.wake(given.tags(tags), only, loading=loading)
+
+    async def take_turn(
+        self,
+        timeout: float = turns.LOADING_SECONDS,
+        *,
+        tags: Iterable[str] = SLEEP_TAGS,
+        devices: Iterable[int] | None = None,
+        settle: float = sleeping.SETTLE_SECONDS,
+    ) -> Freed:
+        """For a trainer that starts, or starts again: once it returns the memory is the trainer's.
+
+        Engines first, then off, then the trainer, as in ROLL: it waits until the engines are up, or
+        finds that they sleep or wait already, and puts them to sleep.  What an earlier process has
+        left under way is waited for, too.  Call it before anything is allocated there; ``wake``
+        gives the GPUs back.  ``devices`` as for ``sleep``.
+
+        Raises NotReady after ``timeout`` seconds, with what was in the way: then the memory is not
+        the trainer's.  Unsupported, InvalidArgument at once.
+        """
+        return await turns.take(
+            self,
+            given.tags(tags),
+            () if devices is None else given.devices(devices),
+            settle=settle,
+            timeout=given.seconds(timeout, "timeout"),
+        )
 
     async def reset(
         self, groups: Iterable[str] = (), *, wait: float = 0.0, force: bool = False

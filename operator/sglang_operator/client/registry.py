@@ -15,6 +15,7 @@ from sglang_operator.weights import lease_state
 
 UP_STATES = frozenset({"InService", "Up"})  # observed/engine_state.py
 IN_SERVICE = "InService"
+LOST = "Lost"
 OPEN = "Open"  # of a gate
 # States of an engine without a process that could hold memory here.
 _NO_PROCESS = frozenset({"Pending", "Lost", "Backoff", "Waiting", "Creating"})
@@ -24,7 +25,12 @@ GATE_COMMITTED = "Committed"
 COMMITTED = lease_state.Phase.COMMITTED.value
 DEFAULT_GROUP = "weight_update_group"  # SGLang's own default
 _CONFIG_KEY = "engines.json"
-_BY_RANKS = ("keepImages", "asleep", "behind")  # what the registry tells of engines by their ranks
+_BY_RANKS = (
+    "keepImages",
+    "asleep",
+    "behind",
+    "waits",
+)  # what the registry tells of engines by their ranks
 
 
 NO_RANK = -1  # of an engine beside the pool's own
@@ -58,6 +64,8 @@ class Engine:
     leaving: Leaving | None = None
     asleep: bool = False  # its memory is released, or about to be
     behind: bool = False  # it is awake, and lacks what was committed last
+    waits: bool = False  # it is not there, nor made, until its trainer gives its GPUs back
+    uuids: tuple[str, ...] = ()  # of its GPUs, where it shares them with its trainer
     keeps_images: bool = False  # what a vision tower has made of them, whatever weights come
     runs_in_part: bool = False  # one of its nodes is lost, and a process of it runs on another
 
@@ -113,6 +121,7 @@ class WeightsSection:
     claims: int = 0  # and how often that one had claimed them
     no_sync: str = ""  # why no trainer may bring weights
     parts: bool = False  # whether it leaves the others in service while a part sleeps
+    turns: bool = False  # whether a trainer has these GPUs in turns with the engines
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -308,6 +317,7 @@ def _gates(section: Mapping[str, Any]) -> WeightsSection:
         claims=section.get("claims") or 0,
         no_sync=section.get("noSync") or "",
         parts=section.get("parts") is True,
+        turns=section.get("turns") is True,
     )
 
 
@@ -329,7 +339,7 @@ def _engine(
     item: Mapping[str, Any], engine_version: str, said: Mapping[str, Container[int]] | None = None
 ) -> Engine:
     rank = item["rank"]
-    keeps_images, asleep, behind = (rank in said[key] if said else False for key in _BY_RANKS)
+    images, asleep, behind, waits = (rank in said[key] if said else False for key in _BY_RANKS)
     return Engine(
         rank=rank,
         engine=item["engine"],
@@ -344,7 +354,9 @@ def _engine(
         gate=item.get("gate"),
         version=item.get("version"),
         engine_version=engine_version,
-        keeps_images=keeps_images,
+        waits=waits,
+        uuids=tuple(item.get("uuids") or ()),
+        keeps_images=images,
         asleep=asleep,
         behind=behind,
         runs_in_part=item.get("runsInPart") is True,

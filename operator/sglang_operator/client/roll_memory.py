@@ -41,7 +41,7 @@ class RollMemory:
             return
         if self._leads:
             if roll_parts.any_asleep(await self._pool.transaction()):
-                await self._pool.wake()
+                await self._pool.wake(loading=READY_SECONDS)
         else:
             await self._follower.until(lambda state: not roll_parts.any_asleep(state))
         self.is_loaded(True)
@@ -96,7 +96,7 @@ class RollMemory:
         mine = int(self._worker.rank) in ranks
         self._part_sleeps = True
         if self._leads:
-            await roll_parts.wake(self._pool, ranks)
+            await roll_parts.wake(self._pool, ranks, loading=READY_SECONDS)
         elif mine:
             await self._follow(sleeps=False)
         if mine:

@@ -77,10 +77,11 @@ async def sleep(
     await again(step)
 
 
-async def wake(pool: "AsyncPool", ranks: Collection[int]) -> None:
+async def wake(pool: "AsyncPool", ranks: Collection[int], *, loading: float) -> None:
     """Worker 0's part, if any of them sleeps.  Raises as ``AsyncPool.wake``."""
     if any_asleep(await pool.transaction()):
-        await pool.wake(devices=gpus_of((await pool.fresh()).engines, ranks))
+        ids = gpus_of((await pool.fresh()).engines, ranks)
+        await pool.wake(devices=ids, loading=loading)
 
 
 async def follow(

@@ -12,10 +12,10 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sglang_operator import supervision
-from sglang_operator.client import beside, pausing, texts
+from sglang_operator.client import beside, freed, pausing, texts, turns
 from sglang_operator.client import devices as ids
 from sglang_operator.client.confirming import confirmed
 from sglang_operator.client.errors import (
@@ -26,6 +26,7 @@ from sglang_operator.client.errors import (
     Unsupported,
     undone,
 )
+from sglang_operator.client.freed import Freed
 from sglang_operator.client.hold import LeaseHold
 from sglang_operator.client.lease import LeaseObservation
 from sglang_operator.client.reaching import reach
@@ -170,28 +171,38 @@ class Sleeper:
         timeout: float,
         loading: float,
         devices: Collection[int] = (),
-    ) -> None:
+    ) -> Freed:
         """See ``AsyncPool.sleep``; without ``devices`` it is about all engines."""
         part = ids.overlapping(devices) if devices else ids.whole
         with self._pool.turn.taken("sleep()"):
-            await self._sleep(part, tags, settle, timeout, loading)
+            return await self._sleep(part, devices, tags, settle, timeout, loading)
 
     async def _sleep(
-        self, part: ids.Part, tags: tuple[str, ...], settle: float, timeout: float, loading: float
-    ) -> None:
+        self,
+        part: ids.Part,
+        devices: Collection[int],
+        tags: tuple[str, ...],
+        settle: float,
+        timeout: float,
+        loading: float,
+    ) -> Freed:
         await self._renewed()
         registry = part(await self._pool.fresh())
         _check(tags, registry)
         await reach(self._pool, registry)
+        await freed.can_release(self._pool, registry.present)
         await self._answering(loading, part)
-        hold, before = await self._take(tags, part)
+        hold, before = await self._take(tags, part, devices)
         async with self._at_work(hold):
-            slept = await self._put_to_sleep(hold, before, part, tags, settle, timeout)
+            slept, gain = await self._put_to_sleep(hold, before, part, tags, settle, timeout)
             await self._rest(hold)
         registry = part(await beside.gone(self._pool, slept, loading))
         beside.all_known(registry)
         if left := [e for e in registry.present if e.holds and e.instance not in slept]:
             raise NotReady(texts.NOT_ALL_ASLEEP.format(engines=beside.named(left)))
+        if registry.weights.turns:
+            await turns.out_of_the_way(self._pool, part, slept, loading)
+        return gain
 
     async def _put_to_sleep(
         self,
@@ -201,8 +212,8 @@ class Sleeper:
         tags: tuple[str, ...],
         settle: float,
         timeout: float,
-    ) -> set[str | None]:
-        """The instances that were; see the module for the order."""
+    ) -> tuple[set[str | None], Freed]:
+        """The instances that were, and what it freed; see the module for the order."""
         registry = await self._closed(hold.trainer.transaction, timeout, part)
         await asyncio.sleep(settle)
         engines = [engine for engine in registry.present if engine.holds]
@@ -216,8 +227,8 @@ class Sleeper:
         )
         # Whoever came up since the others of the pool went to sleep releases what they did.
         wanted = {*tags} if part is not ids.whole else {*before.released, *tags}
-        await self._pool.to_its_end(self._release(hold, engines, before, wanted))
-        return {engine.instance for engine in engines}
+        gain = await self._pool.to_its_end(self._release(hold, engines, before, wanted))
+        return {engine.instance for engine in engines}, gain
 
     async def _answering(self, timeout: float, part: ids.Part) -> None:
         """Wait until every engine with a process answers, ready or not; else raises NotReady.
@@ -247,7 +258,7 @@ class Sleeper:
 
     async def _release(
         self, hold: LeaseHold, engines: list[Engine], before: Transaction, wanted: set[str]
-    ) -> None:
+    ) -> Freed:
         """The Lease is told which engines are about to sleep, then they release what they have.
 
         In this order, because a trainer may die in between: an engine that sleeps and is not on
@@ -257,6 +268,8 @@ class Sleeper:
         # Releasing what is released already is the end of an engine, too.
         todo = [(engine, sorted(wanted - before.sleeps(engine.instance))) for engine in engines]
         todo = [(engine, tags) for engine, tags in todo if tags]
+        release = [engine for engine, _ in todo]
+        held = await freed.before(self._pool, release)
 
         def step(state: Transaction, sight: LeaseObservation) -> Transaction:
             instances = [engine.instance for engine, _ in todo if engine.instance]
@@ -275,7 +288,7 @@ class Sleeper:
         )
         failed = [outcome for outcome in outcomes if outcome is not None]
         if not failed:
-            return
+            return await freed.since(self._pool, held, release, wanted)
         both = [(e, error) for e, error in zip(todo, outcomes, strict=True) if error is not None]
         kept = [each for each, error in both if undone(error)]
         unclear = [each for each, error in both if not undone(error)]
@@ -307,10 +320,13 @@ class Sleeper:
             raise
         await self._pool.release_memory([engine], tags, hold.alive)
 
-    async def _take(self, tags: Collection[str], part: ids.Part) -> tuple[LeaseHold, Transaction]:
+    async def _take(
+        self, tags: Collection[str], part: ids.Part, devices: Collection[int]
+    ) -> tuple[LeaseHold, Transaction]:
         """The Lease, taken to sleep on these tags, and how it stood before."""
         before, registry = Transaction(), part(await self._pool.registry())
         named = ids.named(registry) if part is not ids.whole else []
+        takes = turns.takes(registry, devices)
 
         def step(
             state: Transaction, trainer: steps.Trainer, *, now: float, seen: float
@@ -319,9 +335,10 @@ class Sleeper:
             before = state.named
             beside.all_clear(registry.present, state)
             if not named:
-                return steps.sleep(state, trainer, tags=tags, now=now, seen=seen)
+                return steps.sleep(state, trainer, tags=tags, now=now, seen=seen, takes=takes)
             ids.lets_serve(registry, state, tags)
-            return parts.sleep(state, trainer, instances=named, tags=tags, now=now, seen=seen)
+            of: dict[str, Any] = {"instances": named, "tags": tags, "takes": takes}
+            return parts.sleep(state, trainer, now=now, seen=seen, **of)
 
         hold, _ = await self._taken(step, sleeps=True)
         return hold, before
@@ -377,25 +394,39 @@ class Sleeper:
             )
         )
 
-    async def wake(self, tags: tuple[str, ...], devices: Collection[int] = ()) -> Transaction:
+    async def wake(
+        self, tags: tuple[str, ...], devices: Collection[int] = (), *, loading: float
+    ) -> Transaction:
         """See ``AsyncPool.wake``; without ``devices`` it is about all engines."""
         part = ids.within(devices) if devices else ids.whole
         with self._pool.turn.taken("wake()"):
-            return await self._pool.to_its_end(self._wake(tags, part))
+            after = await self._pool.to_its_end(self._wake(tags, part, devices))
+        if (await self._pool.registry()).weights.turns:
+            await turns.stand(self._pool, part, after, loading)
+        return after
 
-    async def _wake(self, tags: tuple[str, ...], part: ids.Part) -> Transaction:
+    async def _wake(
+        self, tags: tuple[str, ...], part: ids.Part, devices: Collection[int]
+    ) -> Transaction:
         if part is not ids.whole:
             part(await self._pool.fresh())  # that there is one, before anything is taken
+        if (only := await turns.only_awaited(self._pool, part, devices)) is not None:
+            return only
         hold, state = await self._own()
         async with self._at_work(hold):
             await confirmed(self._pool, hold.trainer.transaction)
-            after = await self._awaken(hold, state, tags, part)
+            after = await self._awaken(hold, state, tags, part, devices)
         if not after.holder:
             await self.stop()
         return after
 
     async def _awaken(
-        self, hold: LeaseHold, state: Transaction, tags: tuple[str, ...], part: ids.Part
+        self,
+        hold: LeaseHold,
+        state: Transaction,
+        tags: tuple[str, ...],
+        part: ids.Part,
+        devices: Collection[int],
     ) -> Transaction:
         registry, reached = await self._seen(hold, state, tags, part)
         apart = None if part is ids.whole else ids.awake(registry, state)
@@ -408,7 +439,7 @@ class Sleeper:
             await self._pool.calls.post_all(
                 goes_on, "/continue_generation", {}, timeout=hold.left(), allowed=hold.alive
             )
-        return await hold.step(woken(hold, tags, apart), patience=hold.left())
+        return await hold.step(woken(hold, tags, apart, devices), patience=hold.left())
 
     async def _seen(
         self, hold: LeaseHold, state: Transaction, tags: tuple[str, ...], part: ids.Part

@@ -16,7 +16,6 @@ The pod has to say who it is: variables NODE_NAME, POD_NAME and POD_UID from its
 import argparse
 import asyncio
 import contextlib
-import ctypes
 import fcntl
 import os
 import subprocess
@@ -25,7 +24,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from sglang_operator.client import credentials, given, texts
+from sglang_operator.client import credentials, given, nvml, texts
 from sglang_operator.client.cluster import Cluster
 from sglang_operator.client.errors import InvalidArgument, NotReady, Unsupported
 from sglang_operator.placement import entry, slots
@@ -35,8 +34,6 @@ WAIT_SECONDS = 600.0
 PAUSE_SECONDS = 2.0
 _ASK_SECONDS = 30.0
 FOLDER = "/dev/shm"  # that trainer and engines share
-_NVML = "libnvidia-ml.so.1"
-_UUID_LENGTH = 96
 _GIVEN = "NVIDIA_VISIBLE_DEVICES"
 _OF_THE_POD = {"node": "NODE_NAME", "pod": "POD_NAME", "uid": "POD_UID"}
 
@@ -136,31 +133,7 @@ def visible(
 
 
 def _by_library() -> Sequence[str]:
-    """By NVIDIA's management library, which its runtime puts into each container."""
-    try:
-        library = ctypes.CDLL(_NVML)
-    except OSError:
-        return ()
-    if library.nvmlInit_v2() != 0:
-        return ()
-    try:
-        return tuple(_uuids(library))
-    finally:
-        library.nvmlShutdown()
-
-
-def _uuids(library: ctypes.CDLL) -> list[str]:
-    count, found = ctypes.c_uint(), list[str]()
-    if library.nvmlDeviceGetCount_v2(ctypes.byref(count)) != 0:
-        return []
-    for index in range(count.value):
-        device, text = ctypes.c_void_p(), ctypes.create_string_buffer(_UUID_LENGTH)
-        if library.nvmlDeviceGetHandleByIndex_v2(index, ctypes.byref(device)) != 0:
-            return []
-        if library.nvmlDeviceGetUUID(device, text, _UUID_LENGTH) != 0:
-            return []
-        found.append(text.value.decode())
-    return found
+    return tuple(nvml.uuids())
 
 
 def _by_program() -> Sequence[str]:

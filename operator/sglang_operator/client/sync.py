@@ -28,7 +28,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from sglang_operator import supervision
-from sglang_operator.client import beside, pausing, texts
+from sglang_operator.client import beside, pausing, texts, turns
 from sglang_operator.client.confirming import confirmed
 from sglang_operator.client.errors import (
     ClusterError,
@@ -114,6 +114,7 @@ class AsyncSync(Updates):
         """
         if self._over or self._hold is not None:
             raise Unsupported(texts.BEGUN_BEFORE)
+        await turns.before_a_sync(self._pool, self._options.wait)
         await self._find()
         try:
             await self._begin()

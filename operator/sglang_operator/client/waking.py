@@ -5,7 +5,7 @@ what is not known, because an answer was lost, is put on record as that.
 """
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sglang_operator import supervision
 from sglang_operator.client import beside
@@ -77,16 +77,21 @@ async def resume_all(
     await resume(pool, hold, state, engines, tags)
 
 
-def woken(hold: LeaseHold, tags: Iterable[str], apart: Iterable[str] | None = None) -> Step:
+def woken(
+    hold: LeaseHold,
+    tags: Iterable[str],
+    apart: Iterable[str] | None = None,
+    devices: Iterable[int] = (),
+) -> Step:
     """The step by which the Lease says that what was released of these tags is resumed.
 
-    ``apart``: by these instances alone, while others sleep on.
+    ``apart``: by these instances alone, while others sleep on; the trainer has left ``devices``.
     """
 
     def step(current: Transaction, sight: LeaseObservation) -> Transaction:
         if apart is not None:
-            now, tagged = sight.now, tuple(tags)
-            return parts.wake(current, hold.trainer, instances=apart, now=now, tags=tagged)
+            of: dict[str, Any] = {"instances": apart, "tags": tuple(tags), "devices": devices}
+            return parts.wake(current, hold.trainer, now=sight.now, **of)
         return steps.wake(current, hold.trainer, now=sight.now, tags=tags)
 
     return step

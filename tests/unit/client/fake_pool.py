@@ -62,6 +62,7 @@ class FakeEngine:
     held: int = 0  # requests to those
     busy: int = 0  # flushes that are refused
     lacks: set[str] = field(default_factory=set)  # paths that it does not know
+    frees: bool = True  # what it releases is free then
 
     def paths(self) -> list[str]:
         return [path for path, _ in self.asked]
@@ -202,6 +203,9 @@ class FakePool:
         self.operates = True
         self.tells_groups = True  # as operators before did not
         self.knows_parts = True  # the same
+        self.turns = False  # whether engines are on their trainer's GPUs
+        self.starts = True  # engines that have waited for their turn, once it comes
+        self.others = 0  # bytes that somebody else has on each GPU
         self.looked: list[int] = []  # engines that were asked what they are
         self.slow = 0.0  # seconds that they take to say so
         self.server_info: Json = {}  # what engines say of their arguments
@@ -291,6 +295,42 @@ class FakePool:
         if told:
             self.publish()
 
+    def end(self, rank: int) -> None:
+        """The engine ends, and is not started again amid its trainer's turn."""
+
+        def end() -> None:
+            old = self.engines[rank]
+            old.dead = True
+            self.engines[rank] = FakeEngine(rank=rank, url=old.url, state="Waiting")
+            self._operate()
+
+        self.call(end)
+
+    def used(self) -> dict[str, int]:
+        """Bytes in use by GPU, as a process sees it that sees all of them."""
+        found: dict[str, int] = {}
+        for engine in self.engines:
+            held = 0
+            if engine.instance and not engine.dead:
+                gone = engine.released if engine.frees else set[str]()
+                held = (1 + 20 * ("weights" not in gone) + 10 * ("kv_cache" not in gone)) * 2**30
+            for uuid in uuids(engine):
+                found[uuid] = self.others + held
+        return found
+
+    def _takes_turns(self) -> None:
+        """Who has waited comes up once it may."""
+        for engine in self.engines:
+            if self._waits(engine) or engine.instance or not self.starts:
+                continue
+            self._restarts += 1
+            engine.instance, engine.state = f"{self._restarts:04x}{engine.rank:04x}", "Up"
+
+    def _waits(self, engine: FakeEngine) -> bool:
+        """Whether the operator says that it is not made before its trainer gives its GPUs back."""
+        ids = (2 * engine.rank, 2 * engine.rank + 1)
+        return self.turns and not engine.instance and self.state.trainers.has(ids)
+
     def grow(self) -> None:
         """An engine comes, with random weights behind a closed gate."""
 
@@ -352,7 +392,11 @@ class FakePool:
         if not self.operates:
             return
         state = self.state
+        if self.turns:
+            self._takes_turns()
         for engine in self.engines:
+            if not engine.instance:
+                continue
             told = state.of(engine.instance) if self.knows_parts else state
             if told.phase is Phase.COMMITTED:
                 covered = engine.instance in state.instances
@@ -393,6 +437,7 @@ class FakePool:
                 **self._told_groups(),
                 "noSync": self.no_sync,
                 "parts": self.knows_parts,
+                "turns": self.turns,
                 **self._told_by_ranks(state),
                 "keepImages": [[e.rank, e.rank] for e in self.engines if e.keeps_images],
             },
@@ -428,7 +473,8 @@ class FakePool:
             for engine, each in told
             if each.phase is Phase.COMMITTED and engine.instance not in each.instances
         ]
-        found = {"asleep": asleep, "behind": behind}
+        waits = [engine for engine in self.engines if self._waits(engine)]
+        found = {"asleep": asleep, "behind": behind, "waits": waits}
         return {key: [[e.rank, e.rank] for e in engines] for key, engines in found.items()}
 
     def _told_places(self) -> Json:
@@ -464,6 +510,7 @@ class FakePool:
             "devices": [2 * engine.rank, 2 * engine.rank + 1],
             "gpus": 2,
             "rankOffset": 1 + 2 * engine.rank,
+            **({"uuids": uuids(engine)} if self.turns else {}),
             "state": engine.state,
             **({"runsInPart": True} if engine.runs_in_part else {}),
             "pod": f"{POOL}-{engine.rank}",
@@ -662,6 +709,11 @@ class FakePool:
             queue.put_nowait({"type": "MODIFIED", "object": self.lease})
         if not renewal:
             self._operate()
+
+
+def uuids(engine: FakeEngine) -> list[str]:
+    """Of its GPUs, where it shares them with its trainer."""
+    return [f"GPU-{engine.rank}-{number}" for number in range(2)]
 
 
 def _drop(request: web.Request) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import sglang_operator
-from sglang_operator.client import InvalidArgument, NotReady, Unsupported, slots
+from sglang_operator.client import InvalidArgument, NotReady, Unsupported, nvml, slots
 from sglang_operator.placement import entry
 from sglang_operator.placement.slots import Slot, published
 from tests.unit.client.fake_pool import POOL, FakePool
@@ -113,7 +113,7 @@ def test_nvidias_program_is_asked_for_uuids(monkeypatch, tmp_path):
 
 
 def test_where_there_is_no_driver_nobody_tells(monkeypatch, tmp_path):
-    monkeypatch.setattr(slots, "_NVML", "libnone.so")
+    monkeypatch.setattr(nvml, "_NVML", "libnone.so")
     monkeypatch.setenv("PATH", str(tmp_path))
     assert slots._by_library() == ()
     assert slots._by_program() == ()

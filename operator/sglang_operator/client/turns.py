@@ -1,0 +1,173 @@
+"""Turns between a trainer and engines on its own GPUs (placement Shared).
+
+The Lease says which GPUs the trainer has (``weights.turn``).  No engine is started there: the
+operator names those that wait, and starts them once they are given back.  So who wakes engines
+waits until those stand, and who takes the memory waits until none can come up any more.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from sglang_operator.client import beside, turn_texts
+from sglang_operator.client import devices as ids
+from sglang_operator.client.errors import (
+    ClusterError,
+    EngineError,
+    Expired,
+    Held,
+    NotReady,
+    PoolError,
+    StaleEpoch,
+)
+from sglang_operator.client.freed import Freed
+from sglang_operator.client.lease import LeaseObservation
+from sglang_operator.client.registry import LOST, Engine, Registry
+from sglang_operator.weights import lease_state, parts, turn
+from sglang_operator.weights.lease_state import Phase, Transaction
+
+if TYPE_CHECKING:
+    from sglang_operator.client.pool import AsyncPool
+
+LOADING_SECONDS = 600.0  # in which an engine that is started anew has to be up
+LOOK_SECONDS = 0.5
+RETRY_SECONDS = 1.0
+PATIENCE = 10.0  # seconds to go on trying without an API server
+ACKNOWLEDGE_SECONDS = 30.0
+_SLEPT = (Phase.SLEEPING, Phase.AWAKE, Phase.SYNCING)
+
+
+def takes(registry: Registry, devices: Collection[int]) -> turn.Turn | None:
+    """The GPUs that a sleep takes; None where engines and trainer have their own."""
+    return turn.of(devices) if registry.weights.turns else None
+
+
+async def out_of_the_way(
+    pool: "AsyncPool", part: ids.Part, slept: Collection[str | None], seconds: float
+) -> None:
+    """Every engine of the part sleeps, or waits by the operator's word.  Raises NotReady.
+
+    One that was about to be made as the sleep began would come up amid the trainer's turn.
+    """
+    begun = time.monotonic()
+    while True:
+        registry = part(await pool.fresh())
+        # Nobody starts one on a node that is lost, whoever is told to wait for it.
+        out = {
+            e.rank for e in registry.engines if e.waits or e.instance in slept or e.state == LOST
+        }
+        if not (left := [engine for engine in registry.engines if engine.rank not in out]):
+            return
+        if (waited := time.monotonic() - begun) > seconds:
+            words = turn_texts.NOT_OUT_OF_THE_WAY
+            raise NotReady(words.format(engines=beside.named(left), seconds=waited))
+        await asyncio.sleep(LOOK_SECONDS)
+
+
+async def stand(pool: "AsyncPool", part: ids.Part, current: Transaction, seconds: float) -> None:
+    """Wait until those engines of the part are up whose GPUs are theirs again.
+
+    Raises NotReady, which names those that are not.
+    """
+    begun = time.monotonic()
+    down: Sequence[Engine] = ()
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            async for every in pool.changes():
+                registry = part(every)
+                if not registry.weights.turns:
+                    return
+                theirs = (e for e in registry.engines if not current.trainers.has(e.devices))
+                down = [engine for engine in theirs if not engine.up or engine.waits]
+                if not down:
+                    return
+    waited = time.monotonic() - begun
+    named = beside.named(down)
+    raise NotReady(turn_texts.NOT_STANDING.format(engines=named, seconds=waited, pool=pool.name))
+
+
+async def only_awaited(
+    pool: "AsyncPool", part: ids.Part, devices: Collection[int]
+) -> Transaction | None:
+    """The state, where nothing sleeps and engines only wait, or come up: nobody is to be resumed.
+
+    They get their GPUs back.  None where there is something to wake, or nobody takes turns.
+    """
+    if not (await pool.registry()).weights.turns:
+        return None
+    state = await pool.transaction()
+    if state.phase in _SLEPT:
+        return None
+    registry = part(await pool.fresh())
+    if any(state.trainers.has(engine.devices) for engine in registry.engines):
+        return await _given_back(pool, devices, wait=0.0)
+    return state if any(not engine.up for engine in registry.engines) else None
+
+
+async def before_a_sync(pool: "AsyncPool", wait: float) -> None:
+    """The trainer has let go of its memory: engines that have waited for that come up first.
+
+    A sync is about all engines.  Raises Held, NotReady, ClusterError.
+    """
+    registry = await pool.registry()
+    if not registry.weights.turns:
+        return
+    if any(engine.waits for engine in (await pool.fresh()).engines):
+        after = await _given_back(pool, (), wait=wait)
+        await stand(pool, ids.whole, after, LOADING_SECONDS)
+
+
+async def _given_back(pool: "AsyncPool", devices: Collection[int], *, wait: float) -> Transaction:
+    trainer = pool.trainer(lease_state.LEASE_SECONDS)
+
+    def step(state: Transaction, sight: LeaseObservation) -> Transaction:
+        state, back = pool.sleeper.idle(state), devices or None
+        return parts.give_back(state, trainer, devices=back, now=sight.now, seen=sight.seen)
+
+    return (await pool.lease.step_when_free(step, wait=wait, patience=PATIENCE)).state
+
+
+async def take(
+    pool: "AsyncPool",
+    tags: Iterable[str],
+    devices: Collection[int],
+    *,
+    settle: float,
+    timeout: float,
+) -> Freed:
+    """See ``AsyncPool.take_turn``."""
+    begun = time.monotonic()
+    part: Callable[[Registry], Registry] = ids.overlapping(devices) if devices else ids.whole
+    while True:
+        left = begun + timeout - time.monotonic()
+        try:
+            registry = await _come(pool, part)
+            if devices and all(engine.waits for engine in registry.engines):
+                return Freed()  # an earlier process has it, and nothing is left to be put to sleep
+            return await pool.sleep(
+                tags,
+                devices=devices or None,
+                settle=settle,
+                timeout=max(1.0, min(ACKNOWLEDGE_SECONDS, left)),
+                loading=max(1.0, left),
+            )
+        except (NotReady, Held, Expired, EngineError, StaleEpoch, ClusterError) as error:
+            why: PoolError = error
+        waited = time.monotonic() - begun
+        if waited + RETRY_SECONDS > timeout:
+            raise NotReady(turn_texts.NOT_TAKEN.format(seconds=waited, why=why)) from why
+        await asyncio.sleep(RETRY_SECONDS)
+
+
+async def _come(pool: "AsyncPool", part: ids.Part) -> Registry:
+    """The engines of the part are up, or those that are not wait for the trainer already."""
+    state = await pool.transaction()
+    if state.phase is Phase.SYNCING:
+        raise NotReady(turn_texts.AMID_A_SYNC.format(holder=state.holder or "nobody"))
+    registry = part(await pool.fresh())
+    missing = [engine for engine in registry.engines if not (engine.up or engine.waits)]
+    if missing or not registry.engines:
+        registry.of(engine for engine in registry.engines if not engine.waits).require_up()
+    return registry

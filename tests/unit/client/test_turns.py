@@ -1,0 +1,252 @@
+"""The trainer's turn and the engines': who has ended waits, and nobody has the memory too early."""
+
+import asyncio
+import threading
+import time
+
+import pytest
+
+from sglang_operator.client import AsyncPool, Held, NotReady, Pool, turns
+from sglang_operator.weights import steps
+from sglang_operator.weights.lease_state import Phase, Transaction
+from sglang_operator.weights.turn import ENGINES, TRAINER, Turn
+from tests.unit.client.fake_pool import NAMESPACE, POOL, FakePool, other
+
+
+@pytest.fixture
+def world():
+    with FakePool() as made:
+        made.turns = True
+        yield made
+
+
+@pytest.fixture
+def pool(world):
+    with a_pool(world) as made:
+        yield made
+
+
+def a_pool(world, holder="trainer-a"):
+    return Pool(POOL, NAMESPACE, identity=world.identity, holder=holder)
+
+
+def later(world, seconds, act):
+    def run():
+        time.sleep(seconds)
+        world.call(act)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    return thread
+
+
+def comes_up(world):
+    world.starts = True
+    world._operate()
+
+
+# --- wake
+
+
+def test_wake_has_those_started_that_ended_asleep_and_waits_for_them(world, pool):
+    pool.sleep(settle=0)
+    assert world.state.trainers == TRAINER
+    world.end(1)
+    world.starts = False
+    starting = later(world, 0.5, lambda: comes_up(world))
+    begun = time.monotonic()
+    after = pool.wake()
+    assert time.monotonic() - begun > 0.4
+    starting.join()
+    assert after.phase is Phase.AWAKE
+    assert after.trainers == ENGINES
+    assert [engine.up for engine in pool.engines()] == [True, True, True]
+    assert world.engines[1].paths() == [], "it never slept, and is not told to resume"
+
+
+def test_wake_names_who_does_not_come_and_the_next_one_goes_on_waiting(world, pool):
+    pool.sleep(settle=0)
+    world.end(1)
+    world.starts = False
+    with pytest.raises(NotReady, match=r"engine 1 \(g2-3, Waiting\): not up 0 s after"):
+        pool.wake(loading=0.2)
+    assert world.state.trainers == ENGINES
+    assert not any(engine.released for engine in world.engines), "the others are awake"
+    with pytest.raises(NotReady, match="engine 1"):
+        pool.wake(loading=0.2)
+    world.call(lambda: comes_up(world))
+    assert pool.wake().phase is Phase.AWAKE
+
+
+def test_a_wake_of_some_gpus_starts_and_waits_for_theirs_alone(world, pool):
+    pool.sleep(settle=0)
+    world.end(0)
+    world.end(2)
+    after = pool.wake(devices=[0, 1, 2, 3])
+    assert after.trainers == Turn(frozenset({0, 1, 2, 3}), but=True)
+    assert [engine.up for engine in pool.engines()] == [True, True, False]
+    assert pool.engines()[2].waits
+    after = pool.wake(devices=[4, 5])
+    assert after.trainers.has([4, 5]) is False
+    assert pool.engines()[2].up
+
+
+def test_a_wake_of_the_weights_alone_starts_nobody(world, pool):
+    pool.sleep(settle=0)
+    world.end(1)
+    assert pool.wake(["weights"]).trainers == TRAINER
+    assert not pool.engines()[1].up
+    assert pool.wake().trainers == ENGINES
+    assert pool.engines()[1].up
+
+
+def test_a_lease_that_was_lost_is_given_back_by_wake_and_who_slept_sleeps_on(world, pool):
+    runs = [engine.instance for engine in world.engines[:2]]
+    lost = Transaction(phase=Phase.ABORTED, released=("weights",), asleep=tuple(runs), turn=TRAINER)
+    world.end(2)
+    world.write_lease(lost)
+    assert pool.wake().trainers == ENGINES
+    assert pool.engines()[2].up
+    assert set(world.state.asleep) == set(runs), "the next sync wakes them"
+
+
+def test_nobody_takes_back_what_another_trainer_has(world, pool):
+    with a_pool(world, "trainer-b") as first:
+        first.sleep(settle=0)
+        world.end(1)
+        with pytest.raises(Held):
+            pool.wake()
+        assert world.state.trainers == TRAINER
+
+
+# --- sync
+
+
+def test_a_sync_of_a_pool_that_sleeps_starts_who_ended_asleep_before_it_begins(world, pool):
+    pool.sleep(settle=0)
+    world.end(1)
+    pool.update_from_disk("/c/1", "step-1")
+    assert world.state.phase is Phase.COMMITTED
+    assert {engine.weights for engine in world.engines} == {"/c/1"}
+    assert {engine.gate for engine in world.engines} == {"Open"}
+
+
+# --- sleep
+
+
+def test_sleep_does_not_return_while_an_engine_may_still_come_up(world, pool):
+    world.starts = False
+    world.end(1)
+    engine = world.engines[1]
+    engine.state, told = "Pending", []
+    world._waits, waits = (lambda _: False), world._waits  # its pod is about to start
+
+    def gone():
+        told.append(time.monotonic())
+        engine.state, world._waits = "Waiting", waits
+        world._operate()
+
+    going = later(world, 0.7, gone)
+    pool.sleep(settle=0)
+    going.join()
+    assert time.monotonic() > told[0]
+    assert pool.engines()[1].waits
+
+
+def test_sleep_says_that_the_memory_is_not_to_be_taken_while_one_may_come_up(world, pool):
+    world.starts = False
+    world.end(1)
+    world.engines[1].state = "Pending"
+    world._waits = lambda _: False
+    with pytest.raises(NotReady, match=r"engine 1 \(g2-3, Pending\): neither asleep nor said"):
+        pool.sleep(settle=0, loading=0.3)
+    assert world.state.trainers == TRAINER, "until it is woken, or sleeps again"
+
+
+def test_the_sleep_of_a_part_takes_the_gpus_that_it_names(world, pool):
+    pool.update_from_disk("/c/1", "step-1")
+    pool.sleep(devices=[0], settle=0)
+    assert world.state.trainers == Turn(frozenset({0}))
+    world.end(2)
+    assert pool._loop.run(fresh(pool)).engines[2].up, "it serves, and is started at once"
+    world.end(0)
+    assert pool._loop.run(fresh(pool)).engines[0].waits
+
+
+async def fresh(pool):
+    return await pool._pool.fresh()
+
+
+def test_a_pool_with_gpus_of_its_own_says_nothing_of_turns(world, pool):
+    world.turns = False
+    pool.sleep(settle=0)
+    assert world.state.turn is None
+    assert pool.wake().turn is None
+
+
+# --- the handshake of a trainer that starts
+
+
+def test_a_trainer_that_starts_waits_for_the_engines_and_has_the_memory_then(world, pool):
+    world.starts = False
+    world.end(1)
+    starting = later(world, 0.5, lambda: comes_up(world))
+    pool.take_turn(timeout=20, settle=0)
+    starting.join()
+    assert world.state.trainers == TRAINER
+    assert all(engine.released for engine in world.engines)
+
+
+def test_what_keeps_it_from_the_memory_is_told_in_the_end(world, pool):
+    world.starts = False
+    world.end(1)
+    words = r"the turn was not taken within \d s, .* not the trainer's: 2/3 engines are up"
+    with pytest.raises(NotReady, match=words):
+        pool.take_turn(timeout=1.5, settle=0)
+    assert world.state.phase is Phase.IDLE, "nothing was taken"
+
+
+def test_a_trainer_that_starts_again_takes_over_a_pool_that_sleeps(world):
+    with a_pool(world) as first:
+        first.sleep(settle=0)
+        first._loop.run(first._pool.sleeper.stop())
+    world.end(1)
+    with a_pool(world) as again:
+        again.take_turn(timeout=20, settle=0)
+        assert world.state.trainers == TRAINER
+        assert not again.engines()[1].up
+        assert again.wake().trainers == ENGINES
+        assert again.engines()[1].up
+
+
+def test_it_waits_for_what_an_earlier_process_has_left_under_way(world, pool):
+    begun = steps.begin(Transaction(), other(), epoch="", version="v1", now=time.time(), seen=0)
+    world.write_lease(begun)
+    ending = later(world, 0.5, lambda: setattr(world, "lease", _aborted(world)))
+    pool.take_turn(timeout=20, settle=0)
+    ending.join()
+    assert world.state.trainers == TRAINER
+
+
+def _aborted(world):
+    from sglang_operator.weights import lease_state
+
+    return lease_state.written(world.lease, steps.aborted(world.state, "it does not renew"))
+
+
+def test_the_same_in_asyncio(world):
+    async def main():
+        async with AsyncPool(POOL, NAMESPACE, identity=world.identity) as pool:
+            found = await pool.take_turn(timeout=20, devices=[0, 1], settle=0)
+            assert found.engines == 1
+            world.end(0)
+            assert (await pool.take_turn(timeout=20, devices=[0, 1], settle=0)).engines == 0
+            return await pool.wake(devices=[0, 1])
+
+    assert asyncio.run(main()).trainers == ENGINES
+
+
+def test_a_timeout_is_seconds(pool):
+    with pytest.raises(ValueError, match="timeout"):
+        pool.take_turn(timeout=-1)
+    assert turns.LOADING_SECONDS >= 600
