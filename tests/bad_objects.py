@@ -106,6 +106,8 @@ POLICY: dict[str, Spec] = {
 _GPU = "GPU-00000000-0000-0000-0000-000000000000"
 _SHARED: Spec = {"mode": "Shared"}
 _SLOT: Spec = {"nodeRank": 0, "node": "gpu-1", "gpus": [_GPU, _GPU]}
+_CLAIM: Spec = {"nodeRank": 99, "claimName": "gpus"}
+_CLAIMED: Spec = {"mode": "Slot", "slot": {"claims": [_CLAIM]}}
 OPERATOR: dict[str, Spec] = {
     "POD_FIELD": _with(podTemplate={"spec": {"tolerations": [{"operator": "Equals"}]}}),
     "NOT_YET_SUPPORTED": _with(router={}),
@@ -115,7 +117,8 @@ OPERATOR: dict[str, Spec] = {
     "SHARED_QUEUED": _with(scheduling={"gang": "Kueue", "queueName": "gpus"}, placement=_SHARED),
     "SHARED_TOPOLOGY": _with(scheduling={"requiredTopology": "rack"}, placement=_SHARED),
     "SHARED_SURGE": _with(rollout={"maxSurge": 1}, placement=_SHARED, weights={"gate": "Off"}),
-    "SHARED_UNUSED": _with(placement={"shared": {"runtimeClassName": "nvidia"}}),
+    "SECTION_UNUSED": _with(placement={"shared": {"runtimeClassName": "nvidia"}}),
+    "CLAIMS": _with(placement=_CLAIMED),
     "SHARED_FOLDER": _with(placement={**_SHARED, "shared": {"sharedMemory": {"hostPath": "/dev"}}}),
     "SLOTS": _with(device_mapping="[0, 1]", placement={**_SHARED, "shared": {"slots": [_SLOT]}}),
     "IMAGE_NAME": _with(image="lmsysorg/SGLang:v0.5.7"),

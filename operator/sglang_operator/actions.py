@@ -61,6 +61,7 @@ class DeleteChild:
     name: str
     uid: names.Uid
     reason: str
+    resource_version: str = ""  # of the state in which alone it may go; empty: any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -283,7 +284,12 @@ def _to_drop(
         if (kind, name) in kept or child.owner != pool.owner.uid or _unknown(kind, child):
             continue
         if kinds.of(kind).pruned:
-            yield DeleteChild(kind=kind, name=name, uid=child.uid, reason="no longer wanted")
+            why, version = "no longer wanted", ""
+            if kinds.of(kind).exact:
+                version = str(child.body["metadata"].get("resourceVersion") or "")
+            yield DeleteChild(
+                kind=kind, name=name, uid=child.uid, reason=why, resource_version=version
+            )
 
 
 def foreign(

@@ -41,5 +41,11 @@ STRANGERS: Mapping[str, Stranger] = {
         suffix=f"-{a_pool().revision}",
         body={"revision": 1, "data": {}},
     ),
+    "resourceclaims": Stranger(
+        version="resource.k8s.io/v1",
+        kind="ResourceClaim",
+        suffix="-node-0",
+        body={"spec": {"devices": {"requests": []}}},
+    ),
     "leases": Stranger(version="coordination.k8s.io/v1", kind="Lease", suffix="-weights"),
 }

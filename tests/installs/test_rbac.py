@@ -80,6 +80,24 @@ def live_through_everything(plane, pool):
     assert stored()
     pool.patch({"rollout": {"revisionHistoryLimit": 0}})
     pool.wait(lambda: not stored(), "no stored revision left")
+    live_through_claims(pool)
+
+
+def live_through_claims(pool):
+    """What is needed where GPUs are had by claims; nobody publishes devices here."""
+    name, stranger = names.claim_name(pool.name, 0), STRANGERS["resourceclaims"]
+    pool.kubectl("create", "-f", "-", input=json.dumps(stranger.manifest(pool.name)))
+    pool.patch({"placement": {"mode": "Slot"}})
+    pool.wait(lambda: "NameConflict" in json.dumps(pool.status), "the conflict")
+    pool.kubectl("delete", "resourceclaim", name)
+    claim = lambda: json.loads(  # noqa: E731
+        pool.kubectl("get", "resourceclaim", name, "-o", "json", "--ignore-not-found") or "{}"
+    )
+    pool.wait(lambda: claim().get("metadata", {}).get("ownerReferences"), "its own claim", 90)
+    pool.kubectl("label", "--overwrite", "resourceclaim", name, f"{names.LABEL_INSTANCE}=another")
+    pool.wait(lambda: "another" not in json.dumps(claim()), "its labels")
+    pool.patch({"placement": {"slot": {"deviceClassName": "gpu.example.com"}}})
+    pool.wait(lambda: "gpu.example.com" in json.dumps(claim()), "a claim of the other class")
 
 
 def _holds(pool, kind, name, spec):

@@ -21,6 +21,7 @@ from sglang_operator.testing.installed import ACCOUNT, NAMESPACE, InstalledOpera
 from sglang_operator.weights.times import micro_time
 from tests.installs.strangers import STRANGERS, Stranger
 from tests.installs.test_rbac import OWNER_PLUGIN
+from tests.integration import slices
 from tests.integration.pools import PoolUnderTest
 from tests.integration.test_weights import annotate, commit, is_known
 
@@ -92,6 +93,35 @@ def edit_budget(pool: Pool) -> None:
 
 def delete_registry(pool: Pool) -> None:
     pool.kubectl("delete", "configmap", f"{pool.name}-engines")
+
+
+def claim(pool: Pool) -> None:
+    pool.apply(device_mapping="list(range(0,4))", placement={"mode": "Slot"})
+
+
+def claimed(pool: Pool) -> None:
+    """A pool whose engines wait for devices, which nobody publishes here."""
+    claim(pool)
+    pool.wait(has("resourceclaim", "-node-0"), "its claim")
+
+
+def publish(pool: Pool) -> None:
+    """GPUs that a device plugin counts as well."""
+    slices.publish(pool.plane, 1)
+    claim(pool)
+
+
+def delete_claim(pool: Pool) -> None:
+    pool.kubectl("delete", "resourceclaim", f"{pool.name}-node-0")
+
+
+def edit_claim(pool: Pool) -> None:
+    labels = {"metadata": {"labels": {names.LABEL_INSTANCE: "another"}}}
+    _merge(pool, "resourceclaim", f"{pool.name}-node-0", labels)
+
+
+def another_class(pool: Pool) -> None:
+    pool.patch({"placement": {"slot": {"deviceClassName": "gpu.example.com"}}})
 
 
 def delete_revision(pool: Pool) -> None:
@@ -214,6 +244,22 @@ def budget_is_mended(pool: Pool) -> bool:
     return bool(_get(pool, "pdb", f"{pool.name}-engines")["spec"].get("minAvailable") != 0)
 
 
+def claim_of(pool: Pool) -> Any:
+    return _get(pool, "resourceclaim", f"{pool.name}-node-0")
+
+
+def claim_is_mended(pool: Pool) -> bool:
+    return bool(claim_of(pool)["metadata"]["labels"][names.LABEL_INSTANCE] == pool.name)
+
+
+def class_is_another(pool: Pool) -> bool:
+    return "gpu.example.com" in json.dumps(claim_of(pool))
+
+
+def counted_twice(pool: Pool) -> bool:
+    return conditions.COUNTED_TWICE in json.dumps(pool.status)
+
+
 def in_service(pool: Pool) -> bool:
     return {engine["state"] for engine in pool.registry()["engines"]} == {"InService"}
 
@@ -289,12 +335,20 @@ CASES: dict[Verb, Case] = {
     **reading("poddisruptionbudgets", prepare=up, act=edit_budget, done=budget_is_mended),
     **reading("configmaps", prepare=up, act=delete_registry, done=has("configmap", "-engines")),
     **reading("controllerrevisions", prepare=up, act=delete_revision, done=revision_is_stored),
+    **reading("resourceclaims", prepare=claimed, act=delete_claim, done=claim_of),
+    **reading("resourceslices", act=publish, done=counted_twice),
     **reading("leases", prepare=up_and_known, act=trainer_commits, done=in_service),
     **reading("nodes", prepare=up, act=lose_node, done=replaced, once=True),
     **{
         (resource, "get"): Case(prepare=made(stranger), act=apply, done=told_of_conflict)
         for resource, stranger in STRANGERS.items()
     },
+    ("resourceclaims", "get"): Case(
+        prepare=made(STRANGERS["resourceclaims"]), act=claim, done=told_of_conflict
+    ),
+    ("resourceclaims", "create"): Case(act=claim, done=claim_of),
+    ("resourceclaims", "patch"): Case(prepare=claimed, act=edit_claim, done=claim_is_mended),
+    ("resourceclaims", "delete"): Case(prepare=claimed, act=another_class, done=class_is_another),
     # By which a pool is confirmed before anything of it is taken away.
     (POOLS, "get"): Case(prepare=up, act=fewer, done=one_left),
     (f"{POOLS}/status", "patch"): Case(act=apply, done=ready),
@@ -395,7 +449,7 @@ class Roles:
             "resource": resource,
             "subresource": sub,
             "verb": verb[1],
-            "namespace": "" if resource == "nodes" else self.namespace,
+            "namespace": "" if resource in ("nodes", "resourceslices") else self.namespace,
         }
         review = {
             "apiVersion": "authorization.k8s.io/v1",

@@ -537,7 +537,7 @@ def test_a_field_that_does_not_exist_is_refused_by_name(plane, fields, unknown):
         ({"rollout": {"partition": -1}}, "should be greater than or equal to 0"),
         ({"network": {"port": 80}}, "spec.network.port in body should be greater than or equal"),
         ({"weights": {"gate": "Always"}}, 'supported values: "Auto", "Committed", "Versioned"'),
-        ({"placement": {"mode": "count"}}, 'supported values: "Count", "Shared", "Slot", "Exact"'),
+        ({"placement": {"mode": "count"}}, 'supported values: "Count", "Shared", "Slot"'),
         ({"restart": {"onNodeLost": "Ignore"}}, 'supported values: "Replace", "Wait"'),
         ({"image": ""}, "spec.image in body should be at least 1 chars long"),
         ({"extraArgs": "--enable-metrics"}, "spec.extraArgs in body must be of type array"),
@@ -642,7 +642,7 @@ def test_kubectl_explains_the_fields(plane):
     assert "Becomes --model-path." in explained("model_args.model_name_or_path")
     assert "FIELD: maxUnavailable <" in explained("rollout.maxUnavailable")
     assert "a share of all such as 25%" in explained("rollout.maxUnavailable")
-    assert "ENUM: Count Shared Slot Exact" in explained("placement.mode")
+    assert "ENUM: Count Shared Slot" in explained("placement.mode")
 
 
 STATUS: dict[str, Any] = {

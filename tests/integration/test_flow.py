@@ -329,7 +329,7 @@ def test_a_foreign_service_with_the_pools_name_is_never_touched(pool):
             {"system_envs": {"A B": "1"}}, "SystemEnvInvalid", "environment variable", id="env"
         ),
         pytest.param(
-            {"placement": {"mode": "Slot"}}, "NotYetSupported", "not yet supported", id="slot"
+            {"router": {"replicas": 1}}, "NotYetSupported", "not yet supported", id="router"
         ),
     ],
 )

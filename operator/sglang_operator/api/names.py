@@ -41,7 +41,9 @@ ANNOTATION_ATTEMPT = f"{GROUP}/attempt"
 ANNOTATION_DEVICES = f"{GROUP}/devices"
 ANNOTATION_NODES = f"{GROUP}/nodes"  # of an engine that spans some: so many pods are one engine
 ANNOTATION_SLOT = f"{GROUP}/slot"  # of an engine on a trainer's GPUs: whose they were as it came
-ANNOTATION_MADE_OF = f"{GROUP}/made-of"  # on a PodGroup: a hash of what was written as its spec
+ANNOTATION_MADE_OF = (
+    f"{GROUP}/made-of"  # on an object whose spec is not to be changed: a hash of it
+)
 ANNOTATION_FAILURES = f"{GROUP}/failures-in-a-row"
 ANNOTATION_STARTUP_FAILURES = f"{GROUP}/startup-failures"
 ANNOTATION_STARTUP_REASON = f"{GROUP}/startup-failure-reason"
@@ -230,6 +232,21 @@ def slot_of(key: str) -> int | None:
     digits = key.removeprefix(_SLOT_KEY)
     is_slot = key.startswith(_SLOT_KEY) and digits.isdecimal() and len(digits) <= 4
     return int(digits) if is_slot and key == slot_key(int(digits)) else None
+
+
+_CLAIM = "-node-"  # between the pool's name and the node rank
+
+
+def claim_name(pool: str, node_rank: int) -> str:
+    """The ResourceClaim of the GPUs of a node rank."""
+    return f"{pool}{_CLAIM}{node_rank}"
+
+
+def is_claim_name(name: str, pool: str) -> bool:
+    """Whether this is the name of the claim of one of a pool's node ranks."""
+    digits = name.removeprefix(f"{pool}{_CLAIM}")
+    known = digits.isdecimal() and len(digits) <= 4
+    return known and name == claim_name(pool, int(digits))
 
 
 def disruption_budget_name(pool: str) -> str:

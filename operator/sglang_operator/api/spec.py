@@ -27,7 +27,6 @@ class PlacementMode(Enum):
     COUNT = "Count"
     SHARED = "Shared"
     SLOT = "Slot"
-    EXACT = "Exact"
 
 
 class WeightsGate(Enum):
@@ -121,10 +120,27 @@ class SharedPlacement(_Section, frozen=True, kw_only=True):
     shared_memory: SharedMemory = SharedMemory()
 
 
+class GivenClaim(_Section, frozen=True, kw_only=True):
+    """A ResourceClaim that somebody else made for the GPUs of one node rank."""
+
+    node_rank: int
+    claim_name: str
+
+
+class SlotPlacement(_Section, frozen=True, kw_only=True):
+    """The claims by which engines and their trainer have the same GPUs."""
+
+    device_class_name: str = "gpu.nvidia.com"
+    pinned: bool = True  # to the devices that a claim had last
+    claims: list[GivenClaim] = []  # of the other node ranks the operator makes them
+    shared_memory: SharedMemory = SharedMemory()
+
+
 class Placement(_Section, frozen=True, kw_only=True):
     mode: PlacementMode = PlacementMode.COUNT
     resource_name: str = "nvidia.com/gpu"
     shared: SharedPlacement = SharedPlacement()
+    slot: SlotPlacement = SlotPlacement()
 
 
 class Weights(_Section, frozen=True, kw_only=True):

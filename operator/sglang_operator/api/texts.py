@@ -115,6 +115,7 @@ NOT_QUEUED = (
     "that its pod integration is on, and that it manages namespace {namespace}"
 )
 DEVICES_PENDING = "{engines} waiting for a node with {gpus} free {resource}: {message}"
+DEVICES_WANTED = "{engines} waiting for the devices of their ResourceClaims: {message}"
 UNSCHEDULABLE = "{engines} waiting for a node that may run them: {message}{advice}"
 DO_TOLERATE = "tolerate the taint in podTemplate.spec.tolerations, if the node is for engines"
 DO_SELECT = "correct nodeSelector or affinity in podTemplate, or label nodes by them"
@@ -144,9 +145,14 @@ DEVICES_COUNTED = (
 DEVICES_SHARED = (
     "{gpus} GPUs of the trainer on {nodes} nodes, by UUID: the ids in device_mapping are places"
 )
+DEVICES_CLAIMED = (
+    "{gpus} GPUs of ResourceClaims on {nodes} nodes: the ids in device_mapping are places, which "
+    "a trainer has with the same claims"
+)
 DEVICES_BESIDE = "; on some are engines of {pools} too, of which at most one may be awake"
 SEAT_LEFT = "the trainer's pod whose GPUs it is on is gone"
 SEAT_MOVED = "its trainer has the GPUs of its ids on node {node} now"
+SEAT_OF_CLAIM = "the GPUs of its ids are those of ResourceClaim {claim} now"
 SEAT_TAKEN = (
     "pod {pod} is not gone yet, and may hold the memory of their GPUs (delete it if it stays)"
 )

@@ -55,6 +55,11 @@ class ChildKind:
     # It is there where whoever started the operator asked for it, and where it may not be read it
     # is as absent: pools that cannot do without say so.
     of_gang: str = ""  # the gang's name
+    # Pools of one placement alone have it, and say so where it is absent; to others, that it may
+    # not be read, is nothing.
+    of_placement: bool = False
+    # Others begin to use one at any moment: it is deleted only in the state that was seen.
+    exact: bool = False
     # Parts of an object that nobody compares: they are not kept.
     unkept: tuple[str, ...] = ()
     # It is made once a new pool's pods are there: by what selects them, kube-controller-manager

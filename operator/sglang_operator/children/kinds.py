@@ -8,6 +8,7 @@ from sglang_operator.children import (
     disruption_budget,
     gang_groups,
     kept,
+    resource_claims,
     services,
     slots_map,
     stored_revisions,
@@ -104,8 +105,30 @@ REVISION = ChildKind(
     spare=True,
 )
 
+# Engines and trainers of a pool in placement mode Slot have their GPUs by these.
+CLAIM = ChildKind(
+    kind=resource_claims.KIND,
+    api_version=resource_claims.API,
+    plural="resourceclaims",
+    desired=lambda pool, weights: (),
+    history=resource_claims.wanted,
+    kept=kept.nothing,
+    is_one=names.is_claim_name,
+    pruned=True,
+    optional=True,
+    of_placement=True,
+    exact=True,
+)
+
 # In the order they are applied: a trainer that finds the registry finds the Lease.
-CHILDREN: tuple[ChildKind, ...] = (SERVICE, DISRUPTION_BUDGET, LEASE, REGISTRY, REVISION)
+CHILDREN: tuple[ChildKind, ...] = (
+    SERVICE,
+    DISRUPTION_BUDGET,
+    LEASE,
+    REGISTRY,
+    REVISION,
+    CLAIM,
+)
 
 
 def _groups(declared: Grouped) -> ChildKind:

@@ -22,6 +22,8 @@ _DECIDED: Mapping[str, str] = {
     "metadata.namespace": "metadata.namespace",
     "spec.securityContext": "spec.security",
     "spec.schedulerName": "spec.scheduling.schedulerName",
+    "spec.resourceClaims": "spec.placement.slot",
+    "spec.containers[0].resources.claims": "spec.placement.slot",
     "spec.schedulingGates": "spec.scheduling.gang",
     "spec.schedulingGroup": "spec.scheduling.gang",
     "spec.priorityClassName": "spec.scheduling.priorityClassName",

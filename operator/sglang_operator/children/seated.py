@@ -6,11 +6,14 @@ from typing import Any
 from sglang_operator.api import device_variables, names
 from sglang_operator.placement.seats import Seat
 
+_CLAIM = "gpus"  # as the pod calls its claim
 _FIELD = "metadata.name"  # of a node, which no label stands for in every cluster
 
 
 def spec(shared: Mapping[str, Any], seat: Seat) -> dict[str, Any]:
     """The fields of the pod's spec that are other than those of all; ``shared`` is not changed."""
+    if seat.claim:
+        return _claiming(shared, seat)
     variable = {"name": device_variables.NVIDIA, "value": ",".join(seat.gpus)}
     containers = [
         {**each, "env": [*each["env"], variable]}
@@ -19,6 +22,19 @@ def spec(shared: Mapping[str, Any], seat: Seat) -> dict[str, Any]:
         for each in shared["containers"]
     ]
     return {"containers": containers, "affinity": _on(seat.node, shared.get("affinity") or {})}
+
+
+def _claiming(shared: Mapping[str, Any], seat: Seat) -> dict[str, Any]:
+    """The claim, and in the engine's container those of its devices that are its own."""
+    claims = [{"name": _CLAIM, "request": request} for request in seat.requests]
+    containers = [
+        {**each, "resources": {**each.get("resources", {}), "claims": claims}}
+        if each["name"] == names.ENGINE_CONTAINER
+        else each
+        for each in shared["containers"]
+    ]
+    claimed = [{"name": _CLAIM, "resourceClaimName": seat.claim}]
+    return {"containers": containers, "resourceClaims": claimed}
 
 
 def annotations(seat: Seat) -> dict[str, str]:

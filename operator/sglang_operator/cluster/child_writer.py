@@ -57,7 +57,10 @@ class ChildWriter:
         path = paths.child(action.kind, key.namespace, action.name)
         params = {"fieldManager": names.FIELD_MANAGER}
         if isinstance(action, actions.DeleteChild):
-            options = {"preconditions": {"uid": action.uid}, "propagationPolicy": "Background"}
+            exactly: dict[str, str] = {"uid": action.uid}
+            if action.resource_version:
+                exactly["resourceVersion"] = action.resource_version
+            options = {"preconditions": exactly, "propagationPolicy": "Background"}
             await self._work.send("DELETE", key.namespace, path, options, JSON, {})
             return
         if isinstance(action, actions.UpdateChild):

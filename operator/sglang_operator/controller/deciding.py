@@ -73,6 +73,8 @@ class Decider:
             occupied = standing.occupied(observed.all_pods).union(memory.unsure.values())
             weights = replace(weights, occupied=occupied)
         memory.said, memory.handed_on = weights.said, plan.handed_on
+        if plan.seating is not None:
+            memory.pins = plan.seating.pins
         memory.planning_seconds = time.perf_counter() - begun
         memory.meter.planned(pool, plan, at.steady)
         memory.meter.weighed(weights, at.steady)

@@ -18,6 +18,7 @@ from sglang_operator.api.spec import PlacementMode
 from sglang_operator.backoff import Backoff
 from sglang_operator.children import kinds
 from sglang_operator.cluster.child_store import child_store
+from sglang_operator.cluster.device_store import ClaimStore, DeviceView, SliceStore
 from sglang_operator.cluster.dry_runs import DryRuns
 from sglang_operator.cluster.executor import Executor
 from sglang_operator.cluster.lookups import Lookups
@@ -41,9 +42,10 @@ from sglang_operator.kube.credentials import Credentials
 from sglang_operator.kube.errors import ApiError
 from sglang_operator.kube.leader_election import Elector
 from sglang_operator.kube.leaders import Lease
-from sglang_operator.observed import trainers, wire
+from sglang_operator.observed import claims, trainers, wire
 
 _JOINS = f'"{PlacementMode.SHARED.value}"'.encode()
+_CLAIMS = f'"{PlacementMode.SLOT.value}"'.encode()
 OWN_OBJECTS = f"{names.LABEL_MANAGED_BY}={names.MANAGED_BY}"
 # Passes of one pool are spaced by a multiple of what the last one cost, within these seconds:
 # so planning takes a bounded share of the time however large the pool is.
@@ -89,6 +91,8 @@ class ControlLoop:
         }
         self.nodes = NodeStore(self._wake_node, self._wake_all, self._wake_joining)
         self.trainers = TrainerStore(self._wake_joined)
+        self.claims = ClaimStore(self._wake_claiming)
+        self.slices = SliceStore(self._wake_claiming)
         self._told_of_nodes = False
         self.informers: list[informer.Informer[object]] = []  # type: ignore[type-var]
         self.coverage = Coverage(self._wake_scope)
@@ -120,6 +124,16 @@ class ControlLoop:
         for key in self.pools.known():
             if self._may_join(key):
                 self.wake(key, False)
+
+    def _wake_claiming(self, namespace: str) -> None:
+        """Claims changed, or devices: whose claim waits for some, waits for any.
+
+        Also in other namespaces: what one claim lets go another gets.
+        """
+        for key in self.pools.known():
+            record = self.pools.get(key)
+            if record is not None and _CLAIMS in bytes(record.written):
+                self.wake(key, key.namespace == namespace)
 
     def _may_join(self, key: PoolKey) -> bool:
         """Whether its spec has the word: most pools have nothing to do with trainers' pods."""
@@ -246,9 +260,22 @@ class ControlLoop:
                         OWN_OBJECTS,
                         kept=store.kept,
                         optional=kind if declared.optional else "",
-                        spare=declared.spare or bool(declared.of_gang),
+                        spare=declared.spare or declared.of_placement or bool(declared.of_gang),
                     )
                 )
+            streams.append(
+                self._inform(
+                    paths.children(kinds.CLAIM.kind, scope),
+                    scope,
+                    claims.ClaimObject,
+                    self.claims,
+                    "",
+                    kept=claims.kept_claim,
+                    optional=kinds.CLAIM.kind,
+                    spare=True,
+                    called="claims of all",
+                )
+            )
             streams[0].on_list = partial(self.pools.list_begins, scope)
             for stream in streams:
                 self.coverage.add(scope, stream)
@@ -256,6 +283,10 @@ class ControlLoop:
             stream = self._inform(paths.NODES, "", wire.NodeObject, self.nodes, "")
             stream.on_refused = self._nodes_refused
             self.nodes.age, stream.on_heard = stream.age, self.nodes.heard
+            slices = self._inform(
+                paths.SLICES, "", claims.SliceObject, self.slices, "", kept=claims.kept_slice
+            )
+            slices.on_refused = self._slices_refused
         if self.elector is not None:
             namespace = self.settings.lease_namespace
             path = paths.leases(namespace)
@@ -307,8 +338,16 @@ class ControlLoop:
         self.nodes.refused()
         self._node_informer().synced.set()
 
+    def _slices_refused(self, _: ApiError) -> None:
+        """Not served, or not to be read: claims are made, and nobody knows of which devices."""
+        self.slices.refused()
+        self._informer_of(paths.SLICES).synced.set()
+
     def _node_informer(self) -> informer.Informer[object]:  # type: ignore[type-var]
-        return next(i for i in self.informers if i.resource.path == paths.NODES)
+        return self._informer_of(paths.NODES)
+
+    def _informer_of(self, path: str) -> informer.Informer[object]:  # type: ignore[type-var]
+        return next(i for i in self.informers if i.resource.path == path)
 
     async def _synced(self) -> None:
         await self.coverage.settled()
@@ -318,7 +357,7 @@ class ControlLoop:
 
     def _is_excused(self, stream: informer.Informer[Any]) -> bool:
         """Whether the operator does its work without this stream, which it may not read."""
-        if stream.resource.path == paths.NODES:
+        if stream.resource.path in (paths.NODES, paths.SLICES):
             return stream.refused is not None
         return self.coverage.excuses(stream)
 
@@ -333,6 +372,7 @@ class ControlLoop:
             caught_up=self._caught_up,
             absent=self.coverage.absent,
             trainers=self.trainers.of,
+            inventory=DeviceView(self.claims, self.slices).of,
         )
         return Reconciler(
             view,

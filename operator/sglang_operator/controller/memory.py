@@ -28,6 +28,7 @@ from sglang_operator.kube.errors import ApiError
 from sglang_operator.observed import facts
 from sglang_operator.observed.model import EngineReport, ObservedChild, ObservedPod, PodEvent
 from sglang_operator.observed.wire import CustomResource
+from sglang_operator.placement.devices import Pin
 from sglang_operator.pool.resolve import EngineFacts, Pool, Refused
 from sglang_operator.pool.tuning import Tuning
 from sglang_operator.status import stored
@@ -130,6 +131,8 @@ class Memory:
     said: Transaction | None = None  # what the weights Lease said last
     # Pods that went before their next ones are made, with the failures that those follow.
     handed_on: Mapping[names.EngineName, ObservedPod] = field(default_factory=dict)
+    # What claims to devices had last, by node rank; None: the status has not been read yet.
+    pins: Mapping[int, Pin] | None = None
     # What engines of each revision are started with; None: the registry has not been read yet.
     revisions: dict[str, EngineFacts] | None = None
     awaited: decide.TrainerSignal = field(default_factory=decide.TrainerSignal)  # last published
@@ -182,6 +185,12 @@ class Memory:
         if told is not None and told.whole and told.owner == self.uid:
             said = trainer_registry.last_said(told.body.get("data") or {})
         return said or stored.said_of(pool.status)
+
+    def last_pins(self, pool: CustomResource | None) -> Mapping[int, Pin]:
+        """Which devices the claims of its node ranks had last, also before this process began."""
+        if self.pins is None:
+            self.pins = stored.pins_of(pool.status) if pool is not None else {}
+        return self.pins
 
     def known_revisions(
         self, children: Mapping[tuple[str, str], ObservedChild], pool: str

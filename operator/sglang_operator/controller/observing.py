@@ -15,6 +15,7 @@ from sglang_operator.controller.reading import EndReader
 from sglang_operator.observed import ends
 from sglang_operator.observed.model import Observed, ObservedChild, ObservedPod
 from sglang_operator.observed.moment import Moment
+from sglang_operator.placement.devices import Inventory
 from sglang_operator.placement.seats import TrainerPod
 from sglang_operator.plan import seating
 
@@ -34,6 +35,8 @@ class View:
     absent: Callable[[str], frozenset[str]] = lambda namespace: frozenset()
     # The pods of trainers in a namespace; None: nobody looks.
     trainers: Callable[[str], Mapping[str, TrainerPod] | None] = lambda namespace: None
+    # Devices and claims, told whether claims are absent; None: nobody looks.
+    inventory: Callable[[bool], Inventory | None] = lambda absent: None
 
 
 @dataclass(kw_only=True)
@@ -92,6 +95,8 @@ class Observer:
             children=children,
             trainers=trainers,
             claims=memory.claims.settled(published, trainers, at.steady),
+            inventory=self._view.inventory(kinds.CLAIM.kind in absent),
+            pins=memory.last_pins(record),
             absent_kinds=absent,
             unwatched_kinds=unwatched,
             said=memory.last_said(children, record, self._former_lease(key)),

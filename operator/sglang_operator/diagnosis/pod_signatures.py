@@ -287,7 +287,7 @@ SIGNATURES: tuple[PodSignature, ...] = (
         r"(?P<what>cannot allocate all claims|resourceclaim[^,;.]{0,200}?"
         r"(?:not found|not created)[^,;.]{0,200}"
         r"|waiting for (?:dynamic )?resource[ -]?claim[^,;.]{0,200})",
-        "a ResourceClaim of podTemplate cannot be had: {what}",
+        "a ResourceClaim cannot be had: {what}",
         "kubectl describe resourceclaims; check the DRA driver and the device class",
     ),
     # --- before any container: told by events only

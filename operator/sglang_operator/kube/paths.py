@@ -4,6 +4,7 @@ from sglang_operator.api import names
 from sglang_operator.children import kinds
 
 NODES = "/api/v1/nodes"
+SLICES = "/apis/resource.k8s.io/v1/resourceslices"
 EVENTS_GROUP = "/apis/events.k8s.io/v1"
 
 

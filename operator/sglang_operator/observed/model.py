@@ -20,6 +20,7 @@ from sglang_operator.engine import diagnosis
 from sglang_operator.engine.diagnosis import Diagnosis, Numbers, Reading
 from sglang_operator.memory.cards import Card
 from sglang_operator.observed.silence import Silence, Uncounted
+from sglang_operator.placement.devices import Inventory, Pin
 from sglang_operator.placement.seats import Claim, TrainerPod
 from sglang_operator.pool.model import EngineFacts
 from sglang_operator.scheduling.base import Waiting
@@ -443,10 +444,11 @@ class Observed:
     children: Mapping[tuple[str, str], ObservedChild] = field(default_factory=dict)
     trainers: Mapping[str, TrainerPod] | None = None  # of the namespace; None: nobody looked
     claims: tuple[Claim, ...] = ()  # of node ranks about which the trainer's pods disagree
+    inventory: Inventory | None = None  # of devices and claims to them; None: nobody looked
+    pins: Mapping[int, Pin] = field(default_factory=dict)  # what claims had last, by node rank
     absent_kinds: frozenset[str] = frozenset()  # of children: those that the cluster lacks, and
     unwatched_kinds: frozenset[str] = frozenset()  # among them those that nobody asked for
-    # What the pool's weights Lease is known to have said last, should it be lost; None: there was
-    # none yet.
+    # What the pool's weights Lease is known to have said last, should it be lost; None: nothing yet
     said: Transaction | None = None
     reports: Mapping[str, EngineReport] = field(default_factory=dict)  # by instance
     # Failures that stand in the stored status: only these pods may be deleted.

@@ -1,14 +1,17 @@
 """What an engine's environment and arguments say of it: they are fixed for its pod's life."""
 
 from collections.abc import Iterable, Mapping
+from itertools import islice
 from sys import intern
 from typing import Any
 
 from sglang_operator.api import bounds, device_variables, names
 from sglang_operator.engine import environment
+from sglang_operator.placement import devices
 
 _NNODES = "--nnodes="
 _DIGITS = 16
+_MOST_CLAIMS = 64
 _WHOLE_CARD, _MOST_OF_GPUS = "GPU-", 4096  # characters
 _READ = (environment.IMAGE_CACHE, device_variables.NVIDIA)
 
@@ -43,6 +46,31 @@ def gpus(env: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
             given = str(each.get("value") or "")
     found = given[:_MOST_OF_GPUS].split(",")
     return tuple(intern(gpu) for gpu in found if gpu.startswith(_WHOLE_CARD))
+
+
+def claimed(
+    namespace: str, asked: Iterable[Mapping[str, str]], of_pod: Iterable[Mapping[str, Any]]
+) -> tuple[str, ...]:
+    """The GPUs that its container has by claims that others may refer to as well."""
+    known = {
+        str(each.get("name")): str(each["resourceClaimName"])
+        for each in islice(of_pod, _MOST_CLAIMS)
+        if each.get("resourceClaimName")
+    }
+    return tuple(
+        intern(devices.token(namespace, known[name], each.get("request", "")))
+        for each in islice(asked, _MOST_CLAIMS)
+        if (name := each.get("name", "")) in known
+    )
+
+
+def limits(given: Mapping[str, str], most: int) -> tuple[tuple[str, int], ...]:
+    """Extended resources, such as GPUs, of the first so many that are written."""
+    return tuple(
+        (intern(name), bounds.count(count))
+        for name, count in islice(given.items(), most)
+        if "/" in name
+    )
 
 
 def nodes(name: str, arguments: Iterable[str], annotation: str) -> int:

@@ -5,7 +5,6 @@ Decoding goes from bytes into these structs, and builds no others (explanation/k
 
 from collections.abc import Collection, Iterator
 from datetime import datetime
-from itertools import islice
 from sys import intern
 from typing import Any
 
@@ -101,6 +100,7 @@ class ContainerStatus(msgspec.Struct, frozen=True, rename="camel"):
 
 class Resources(msgspec.Struct, frozen=True):
     limits: dict[str, str] = {}
+    claims: list[dict[str, str]] = []
 
 
 class ExitCodes(msgspec.Struct, frozen=True):
@@ -145,6 +145,7 @@ class PodSpec(msgspec.Struct, frozen=True, rename="camel"):
     scheduling_gates: list[SchedulingGate] = []
     readiness_gates: list[ReadinessGate] = []
     scheduling_group: dict[str, Any] | None = None
+    resource_claims: list[dict[str, Any]] = []
     containers: list[Container] | None = None  # null in a bookmark, which is an object of its kind
     init_containers: list[Container] = []
 
@@ -279,7 +280,8 @@ def observed_pod(pod: Pod, at: Moment, before: ObservedPod | None = None) -> Obs
         node_rank=names.node_rank_of(meta.name) or 0,
         devices=bounds.counts(_annotation(meta, names.ANNOTATION_DEVICES)),
         slot=_annotation(meta, names.ANNOTATION_SLOT),
-        gpus_seen=variables.gpus(own.env),
+        gpus_seen=variables.gpus(own.env)
+        or variables.claimed(meta.namespace, own.resources.claims, pod.spec.resource_claims),
         failures=bounds.count(_annotation(meta, names.ANNOTATION_FAILURES)),
         startup_failures=bounds.count(_annotation(meta, names.ANNOTATION_STARTUP_FAILURES)),
         startup_reason=_annotation(meta, names.ANNOTATION_STARTUP_REASON),
@@ -322,11 +324,7 @@ def observed_pod(pod: Pod, at: Moment, before: ObservedPod | None = None) -> Obs
         scheduler=intern(pod.spec.scheduler_name),
         has_sandbox=_true(conditions, "PodReadyToStartContainers"),
         memory_limit=intern(own.resources.limits.get("memory", "")),
-        limits=tuple(
-            (intern(name), bounds.count(count))
-            for name, count in islice(own.resources.limits.items(), _MOST_OF_A_KIND)
-            if "/" in name
-        ),
+        limits=variables.limits(own.resources.limits, _MOST_OF_A_KIND),
         disruption=bounds.reason(disruption),
         waiting_reason=bounds.reason(waiting.reason),
         waiting_message=waiting.message[:_MAX_SAID],

@@ -1,6 +1,6 @@
 """What a placement decides: what a pod asks of the scheduler, what makes it see exactly its GPUs,
 and what was achieved.  Nothing else knows the modes apart but ``pool.draft`` (engines beside a
-trainer release memory) and ``controller.loop`` (whom trainers' pods wake), which ask for Shared.
+trainer release memory: ``joins``) and ``controller.loop`` (whom trainers' pods and claims wake).
 But all take it that GPUs are counted on nodes by one resource (of the plan ``plan.places``,
 ``plan.footing``; what is told ``ask.capacity``, ``status.holdups``, ``status.rollout_waits``,
 ``observed.facts``, ``controller.meters``, ``controller.explaining``, ``view.grid``;
@@ -69,7 +69,17 @@ class PlacementStrategy(Protocol):
 
     @property
     def seats(self) -> bool:
-        """Whether it says where each pod belongs, and not the scheduler."""
+        """Whether each pod has GPUs of its own that are known before it is made, or waits."""
+        ...
+
+    @property
+    def joins(self) -> bool:
+        """Whether engines are on GPUs that a trainer has too: they hold their memory in turns."""
+        ...
+
+    @property
+    def published(self) -> bool:
+        """Whether the trainer's pods say which GPUs these are."""
         ...
 
     def problems(

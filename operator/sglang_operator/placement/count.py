@@ -5,10 +5,11 @@ The ids in ``device_mapping`` are a number here, not places.
 
 from collections.abc import Iterator, Mapping
 
-from sglang_operator.api import conditions, errors, pod_container, syntax, texts
+from sglang_operator.api import conditions, pod_container, syntax, texts
 from sglang_operator.api.names import EngineName
 from sglang_operator.api.problems import Problem
-from sglang_operator.api.spec import PoolSpec, SharedPlacement
+from sglang_operator.api.spec import PoolSpec
+from sglang_operator.placement import colocated
 from sglang_operator.placement.base import Achieved, Placed, PodParts
 from sglang_operator.placement.seats import Devices, Seating, Seen
 
@@ -18,12 +19,13 @@ class Count:
 
     by_id = False
     seats = False
+    joins = False
+    published = False
 
     def problems(
         self, parsed: PoolSpec, namespace: str, engines: Mapping[EngineName, Devices]
     ) -> Iterator[Problem]:
-        if parsed.placement.shared != SharedPlacement():
-            yield errors.SHARED_UNUSED("spec.placement.shared", found=parsed.placement.mode.value)
+        yield from colocated.unused(parsed)
         resource = self.resource(parsed)
         if not pod_container.is_counted(resource):
             yield syntax.wrong(

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping
 
-from sglang_operator.api import errors
 from sglang_operator.api.names import EngineName
 from sglang_operator.api.problems import Problem
 from sglang_operator.api.spec import PlacementMode, PoolSpec
@@ -10,41 +9,37 @@ from sglang_operator.placement.base import PlacementStrategy, PodParts
 from sglang_operator.placement.count import Count
 from sglang_operator.placement.seats import Devices
 from sglang_operator.placement.shared import Shared
+from sglang_operator.placement.slot import Slot
 
 MODES: Mapping[PlacementMode, PlacementStrategy] = {
     PlacementMode.COUNT: Count(),
     PlacementMode.SHARED: Shared(),
+    PlacementMode.SLOT: Slot(),
 }
 
 
 def of(parsed: PoolSpec) -> PlacementStrategy:
-    """The placement of a pool that has no ``problems``."""
+    """The placement of a pool, also of one that has ``problems``."""
     return MODES[parsed.placement.mode]
 
 
 def resource(parsed: PoolSpec) -> str:
-    """The resource that GPUs are counted by, of a pool that may have ``problems``.
+    """The resource that GPUs are counted by."""
+    return of(parsed).resource(parsed)
 
-    In a mode that is no strategy yet it is the one that the pool names.
-    """
-    strategy = MODES.get(parsed.placement.mode)
-    return parsed.placement.resource_name if strategy is None else strategy.resource(parsed)
+
+def joins(parsed: PoolSpec) -> bool:
+    """Whether its engines are on GPUs of a trainer, which holds their memory in turns with them."""
+    return of(parsed).joins
 
 
 def parts(parsed: PoolSpec, namespace: str) -> PodParts:
-    """What pods have for the sake of their placement, of a pool that may have ``problems``."""
-    strategy = MODES.get(parsed.placement.mode)
-    return PodParts() if strategy is None else strategy.parts(parsed, namespace)
+    """What pods have for the sake of their placement."""
+    return of(parsed).parts(parsed, namespace)
 
 
 def problems(
     parsed: PoolSpec, namespace: str, engines: Mapping[EngineName, Devices]
 ) -> Iterator[Problem]:
     """Why a pool of these engines cannot be placed as it asks for."""
-    mode = parsed.placement.mode
-    if mode in MODES:
-        yield from MODES[mode].problems(parsed, namespace, engines)
-        return
-    known = ", ".join(mode.value for mode in MODES)
-    advice = f"use {known}, or leave placement out"
-    yield errors.NOT_YET_SUPPORTED("spec.placement.mode", found=mode.value, advice=advice)
+    yield from of(parsed).problems(parsed, namespace, engines)

@@ -10,6 +10,7 @@ from sglang_operator.api import texts as operator_texts
 from sglang_operator.api.names import EngineName
 from sglang_operator.api.problems import Problem
 from sglang_operator.placement import slots, texts
+from sglang_operator.placement.devices import HeldSlot, Inventory, Pin, WantedClaim
 from sglang_operator.placement.slots import Slot, Slots
 
 # The GPU ids of each of the pods that an engine is.
@@ -35,22 +36,29 @@ class Claim(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Seen:
-    """What is known of a pool's trainer at a moment."""
+    """What is known of a pool's trainer, and of devices, at a moment."""
+
+    namespace: str = ""  # the pool's
 
     published: Mapping[str, str] | None = None  # the data of its ConfigMap, where there is one
     trainers: Mapping[str, TrainerPod] | None = None  # in its namespace; None: nobody looked
     nodes: Collection[str] | None = None  # those that there are; None: they may not be read
     claims: Sequence[Claim] = ()  # what is published is what counts for now
+    inventory: Inventory | None = None  # None: nobody looked
+    pins: Mapping[int, Pin] = field(default_factory=dict)  # what claims had last, by node rank
+    counted: Mapping[str, int] = field(default_factory=dict)  # GPUs of device plugins, by node
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Seat:
     """The GPUs of one pod of an engine."""
 
-    node: str
-    gpus: tuple[str, ...]  # UUIDs, in the order of its device group
+    node: str  # empty: the scheduler's to say
+    gpus: tuple[str, ...]  # UUIDs or tokens of claims, in the order of its device group
     mark: str  # what the pod remembers of them (``slots.Slot.mark``)
     pod: str = ""  # of the trainer
+    claim: str = ""  # by which it has its GPUs; empty: it sees them by UUID
+    requests: tuple[str, ...] = ()  # of that claim
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +70,15 @@ class Seating:
     problem: Problem | None = None  # what disagrees: nobody has a seat before it is put right
     alive: frozenset[str] | None = None  # UIDs of the trainer's pods; None: not known
     warnings: tuple[Problem, ...] = ()
+    slots: tuple[HeldSlot, ...] = ()  # the GPUs behind the claims of its node ranks
+    claims: tuple[WantedClaim, ...] = ()  # that are to be made
+    lacking: Mapping[EngineName, str] = field(default_factory=dict)  # why no node may have room
+
+    @property
+    def pins(self) -> Mapping[int, Pin]:
+        """What the claims of its node ranks have, or had last, by node rank."""
+        known = (slot for slot in self.slots if slot.gpus)
+        return {slot.node_rank: Pin(slot.node, slot.driver, slot.gpus) for slot in known}
 
     def left(self, engine: EngineName, marks: Sequence[str]) -> str:
         """Why pods with these marks cannot stay where they are; empty if they can.
@@ -77,7 +94,11 @@ class Seating:
             return ""
         both = zip(seats, marks, strict=True)
         moved = next((seat for seat, mark in both if mark not in ("", seat.mark)), None)
-        return operator_texts.SEAT_MOVED.format(node=moved.node) if moved is not None else ""
+        if moved is None:
+            return ""
+        if moved.claim:
+            return operator_texts.SEAT_OF_CLAIM.format(claim=moved.claim)
+        return operator_texts.SEAT_MOVED.format(node=moved.node)
 
     def why_waiting(self, engine: EngineName) -> str:
         """Why this engine gets no pods; empty if it may have some."""

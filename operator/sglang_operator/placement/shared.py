@@ -5,31 +5,20 @@ their UUIDs through NVIDIA's runtime, and has one folder in common with it at /d
 handles of GPU memory are passed.
 """
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any
 
 from sglang_operator.api import conditions, errors, names, syntax, texts
 from sglang_operator.api.names import EngineName
 from sglang_operator.api.problems import Problem
-from sglang_operator.api.spec import Gang, PoolSpec, SharedPlacement
-from sglang_operator.placement import entry, seats, slots
+from sglang_operator.api.spec import PoolSpec, SharedPlacement
+from sglang_operator.placement import colocated, entry, seats, slots
 from sglang_operator.placement.base import Achieved, Placed, PodParts
 from sglang_operator.placement.seats import Devices, Seating, Seen
 from sglang_operator.placement.slots import Slots
 
 FIELD = "spec.placement.shared"
-# Folders of a node's /dev/shm, one level below it: who sees one cannot make a link beside it.  No
-# namespace has a dot in its name, so that each has its own.
-_FOLDER = "/dev/shm/sglang-operator."
 _MOST_NAMED = 5
-_SUFFIX = re.compile(r"(\.[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)?", re.ASCII)
-
-
-def folder(namespace: str) -> str:
-    """The node's folder that trainers and engines of a namespace share, unless told otherwise."""
-    return f"{_FOLDER}{namespace}"
 
 
 class Shared:
@@ -37,22 +26,20 @@ class Shared:
 
     by_id = True
     seats = True
+    joins = True
+    published = True
 
     def problems(
         self, parsed: PoolSpec, namespace: str, engines: Mapping[EngineName, Devices]
     ) -> Iterator[Problem]:
         shared = parsed.placement.shared
-        if parsed.device_mapping is None:
-            yield errors.SHARED_UNMAPPED("spec.device_mapping")
-        if parsed.scheduling.gang is not Gang.NONE:
-            yield errors.SHARED_QUEUED("spec.scheduling.gang", found=parsed.scheduling.gang.value)
-        yield from _of_topology(parsed)
-        if (surge := parsed.rollout.max_surge) not in (0, "0%"):
-            yield errors.SHARED_SURGE("spec.rollout.maxSurge", found=errors.word(surge))
+        yield from colocated.unused(parsed)
+        yield from colocated.of_trainer(parsed)
         runtime = shared.runtime_class_name
         if runtime is not None and not syntax.is_subdomain(runtime):
             yield syntax.wrong(f"{FIELD}.runtimeClassName", runtime, syntax.SUBDOMAIN)
-        yield from _of_folder(shared, namespace)
+        where = f"{FIELD}.sharedMemory"
+        yield from colocated.of_folder(shared.shared_memory, where, namespace)
         if shared.slots and parsed.device_mapping is not None:
             yield from _of_slots(parsed, shared, engines)
 
@@ -64,20 +51,12 @@ class Shared:
 
     def parts(self, parsed: PoolSpec, namespace: str) -> PodParts:
         shared = parsed.placement.shared
-        memory, runtime = shared.shared_memory, shared.runtime_class_name
-        shm: Mapping[str, Any] = {
-            "hostPath": {
-                "path": memory.host_path or folder(namespace),
-                "type": "DirectoryOrCreate",
-            }
-        }
-        if memory.claim_name is not None:
-            shm = {"persistentVolumeClaim": {"claimName": memory.claim_name}}
+        runtime = shared.runtime_class_name
         return PodParts(
             spec={} if runtime is None else {"runtimeClassName": runtime},
             # Who asks for a resource is given this by the API server, and these do not ask.
             tolerations=({"key": self.resource(parsed), "operator": "Exists"},),
-            shm=shm,
+            shm=colocated.shm(shared.shared_memory, namespace),
             entry=entry.COMMAND,
             decided={
                 "runtimeClassName": f"{FIELD}.runtimeClassName",
@@ -111,43 +90,6 @@ class Shared:
             message += texts.DEVICES_BESIDE.format(pools=pools)
         reason = conditions.SHARED if complete else conditions.ENGINES_UNPLACED
         return Achieved(complete=complete, reason=reason, message=message)
-
-
-def _of_topology(parsed: PoolSpec) -> Iterator[Problem]:
-    chosen = parsed.scheduling
-    if chosen.gang is not Gang.NONE:
-        return  # whose these would be
-    for field, found in (
-        ("requiredTopology", chosen.required_topology),
-        ("preferredTopology", chosen.preferred_topology),
-        ("spread", chosen.spread.topology_key if chosen.spread else None),
-    ):
-        if found:
-            yield errors.SHARED_TOPOLOGY(f"spec.scheduling.{field}", field=field, found=found)
-
-
-def _of_folder(shared: SharedPlacement, namespace: str) -> Iterator[Problem]:
-    memory, where = shared.shared_memory, f"{FIELD}.sharedMemory"
-    own = folder(namespace)
-    if memory.host_path is not None and memory.claim_name is not None:
-        yield errors.SHARED_FOLDER(
-            where,
-            found="hostPath and claimName",
-            expected="one of them",
-            advice="remove the other",
-        )
-    path = memory.host_path
-    if path is not None and not (path.startswith(own) and _SUFFIX.fullmatch(path[len(own) :])):
-        yield errors.SHARED_FOLDER(
-            f"{where}.hostPath",
-            found=errors.shown(path),
-            expected=f"{_FOLDER}NAMESPACE, the pool's own, alone or with a name after another dot: "
-            "engines write there, and one namespace has nothing to do with another's",
-            advice="leave it out, or use a claim",
-        )
-    claim = memory.claim_name
-    if claim is not None and not syntax.is_subdomain(claim):
-        yield syntax.wrong(f"{where}.claimName", claim, syntax.SUBDOMAIN)
 
 
 def _of_slots(

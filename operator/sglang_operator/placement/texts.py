@@ -1,4 +1,4 @@
-"""Why an engine waits for the GPUs of its trainer."""
+"""Why an engine waits for the GPUs of its trainer, or of a claim."""
 
 SLOT_UNKNOWN = (
     "nobody has said which GPUs the trainer has at node rank {node_rank} ({where}): its pod there "
@@ -22,4 +22,58 @@ TRAINER_UNBOUND = (
 TRAINER_ELSEWHERE = (
     "pod {pod} of the trainer is on node {node}, but what it has published of node rank "
     "{node_rank} ({where}) names node {told}: have it publish its own (spec.nodeName)"
+)
+CLAIM_COMING = (
+    "ResourceClaim {claim}, by which they have the GPUs of node rank {node_rank}, is yet to be made"
+)
+CLAIM_MISSING = (
+    "there is no ResourceClaim {claim}, which placement.slot.claims names for node rank {node_rank}"
+)
+CLAIM_GOES = "ResourceClaim {claim}, of node rank {node_rank}, is being deleted{users}"
+CLAIM_TAKEN = (
+    "ResourceClaim {claim}, which is to have the GPUs of node rank {node_rank}, is somebody "
+    "else's: remove it, or name it in placement.slot.claims"
+)
+CLAIM_ANEW = (
+    "ResourceClaim {claim}, of node rank {node_rank}, is made anew: for the GPUs that it had, and "
+    "as the spec is now"
+)
+CLAIM_LACKS = (
+    "ResourceClaim {claim}, of node rank {node_rank}, has no request {requests} for one device "
+    "each{users}"
+)
+CLAIM_USED = " (pods {pods} have it)"
+SHORT_OF_DEVICES = (
+    "ResourceClaim {claim} wants {wanted} devices of class {device_class} on one node; {free} of "
+    "{total} cards are free in the cluster; nearest is {node} with {node_free} of {node_total} "
+    "free{holders}"
+)
+NO_DEVICES = (
+    "ResourceClaim {claim} wants {wanted} devices of class {device_class}, and no driver publishes "
+    "a card"
+)
+PIN_HELD = (
+    "ResourceClaim {claim} is to have GPU {gpu} on node {node} again, which {holder} has "
+    "(placement.slot.pinned: false asks for any)"
+)
+PIN_TAINTED = (
+    "ResourceClaim {claim} is to have GPU {gpu} on node {node} again, which has the taint {taint} "
+    "(placement.slot.pinned: false asks for any)"
+)
+PIN_UNSEEN = (
+    "ResourceClaim {claim} is to have GPU {gpu} on node {node} again, where no driver publishes "
+    "devices now (placement.slot.pinned: false asks for any)"
+)
+HOLDER = "ResourceClaim {claim}{users}"
+HOLDER_ELSEWHERE = "a ResourceClaim of another namespace"
+HELD_BY = ", held by {holders}"
+CLAIMS_UNSERVED = (
+    "found placement.mode Slot, but ResourceClaims (resource.k8s.io/v1) are not served here, or "
+    "the operator may not read them; expected Kubernetes 1.34 or newer, and this release's roles; "
+    "use placement.mode Shared or Count"
+)
+COUNTED_TWICE = (
+    "found GPUs of node {nodes} counted by a device plugin ({resource}) and published by a driver "
+    "of dynamic resource allocation: two pods would be given one GPU; expected one of the two; "
+    "take the device plugin from there, or the driver"
 )

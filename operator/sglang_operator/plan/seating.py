@@ -48,7 +48,17 @@ def _seen(pool: Pool, observed: Observed) -> Seen:
     data |= {slot_key(claim.node_rank): claim.followed for claim in observed.claims}
     nodes = observed.nodes
     there = None if nodes is None else {name for name, node in nodes.items() if not node.gone}
-    return Seen(published=data, trainers=observed.trainers, nodes=there, claims=observed.claims)
+    counted = {name: node.resources.get(pool.resource, 0) for name, node in (nodes or {}).items()}
+    return Seen(
+        namespace=pool.owner.namespace,
+        published=data,
+        trainers=observed.trainers,
+        nodes=there,
+        claims=observed.claims,
+        inventory=observed.inventory,
+        pins=observed.pins,
+        counted=counted,
+    )
 
 
 def published(children: Children, pool: str, uid: Uid) -> Mapping[str, str]:

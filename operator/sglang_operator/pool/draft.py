@@ -151,7 +151,7 @@ def _request(parsed: PoolSpec, detected: versions.Detected, nodes: int) -> argum
         seed=parsed.seed,
         router_replay_mode=parsed.router_replay.mode,
         sampling=defaults,
-        beside_trainer=parsed.placement.mode is spec.PlacementMode.SHARED,
+        beside_trainer=modes.joins(parsed),
         extra_args=tuple(parsed.extra_args),
         port=parsed.network.port,
         version=detected.version,

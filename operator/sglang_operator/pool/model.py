@@ -180,7 +180,7 @@ class Pool:
     @property
     def awaits_slots(self) -> bool:
         """Whether a trainer is to say which GPUs its engines join it on."""
-        return self.placement.seats and not self.spec.placement.shared.slots
+        return self.placement.published and not self.spec.placement.shared.slots
 
     def seating(self, seen: Seen) -> Seating | None:
         """Where the pods of its engines belong; None: that is the scheduler's to say."""

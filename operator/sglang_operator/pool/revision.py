@@ -26,11 +26,11 @@ _NOT_IN = {"scheduling": ("queueName", "workloadPriorityClassName")}
 # Fields that came later than their section: at their default they are left out, one by one.
 _LATER = {
     "scheduling": ("gang", "requiredTopology", "preferredTopology", "spread"),
-    "placement": ("shared",),
+    "placement": ("shared", "slot"),
 }
-# Of the section within: whose slot is another one goes alone, by what its own pod says
-# (plan/rules/seated).
-_NOT_WITHIN = {"shared": ("slots",)}
+# Of the section within: whose slot or claim is another one goes alone, by what its own pod says
+# (plan/rules/seated); a claim that pods have stays as it was made.
+_NOT_WITHIN = {"shared": ("slots",), "slot": ("claims", "deviceClassName", "pinned")}
 # Written out, these were the defaults of an earlier operator: they restart nothing.
 _ALSO_DEFAULT = (spec.Startup(timeout_seconds=1800),)
 
@@ -52,6 +52,8 @@ REACHES_PODS = (
     "placement.shared.runtimeClassName",
     "placement.shared.sharedMemory.hostPath",
     "placement.shared.sharedMemory.claimName",
+    "placement.slot.sharedMemory.hostPath",
+    "placement.slot.sharedMemory.claimName",
     "weights.gate",
     "startup.timeoutSeconds",
     "network.port",

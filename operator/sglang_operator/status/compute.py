@@ -38,7 +38,8 @@ from sglang_operator.status.rollout_progress import Progress
 MAX_WARNINGS = 32
 MAX_MESSAGE = 2048
 # What a refused spec says nothing about stays as it was.
-KEPT = ("revision", "resolved", "reported", "memory", "placement", "weights", "tuning")
+KEPT = ("revision", "resolved", "reported", "memory", "placement", "slots", "weights", "tuning")
+MAX_SLOTS = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +125,9 @@ def compute(
             "loadFormat": pool.arguments.load_format,
         },
     }
+    if slots := plan.seating.slots if plan.seating is not None else ():
+        per_node = pool.spec.num_gpus_per_node
+        status["slots"] = [slot.written(per_node) for slot in slots[:MAX_SLOTS]]
     if said:
         status["reported"] = said
     if held := memory.memory(pool, plan.engines, reports or {}, nodes, previous):
@@ -315,7 +319,8 @@ def _progress(
     """Reason and message of what is still to happen, the most telling first."""
     if troubles:
         return troubles[0].reason, _bounded(troubles[0].message)
-    waits = (holdups.waiting, holdups.unseated, holdups.turned, holdups.lingering)
+    first = (holdups.unallocated, holdups.waiting)
+    waits = (*first, holdups.unseated, holdups.turned, holdups.lingering)
     rooms = (rollout_waits.cramped, gangs.waiting, holdups.pending, holdups.queued)
     for check in (holdups.lost, _failing, *waits, *rooms):
         if told := check(pool, plan.with_beside, seen):

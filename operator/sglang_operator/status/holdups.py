@@ -127,6 +127,18 @@ def waiting(pool: Pool, plan: Plan, _: object) -> tuple[str, str] | None:
     return told.reason, message
 
 
+def unallocated(pool: Pool, plan: Plan, _: object) -> tuple[str, str] | None:
+    """Engines for whose claims no node has the devices: what is free, and who has the rest."""
+    known = plan.seating.lacking if plan.seating is not None else {}
+    told = [each for each in plan.down if each.name in known and each.unschedulable]
+    if not told:
+        return None
+    message = f"{known[told[0].name]}; {told[0].unschedulable}"
+    return conditions.DEVICES_PENDING, texts.DEVICES_WANTED.format(
+        engines=texts.engines(len(told)), message=message
+    )
+
+
 def misplaced(plan: Plan) -> tuple[str, str] | None:
     """What is known of the trainer's GPUs contradicts itself: nobody can be put there."""
     problem = plan.seating.problem if plan.seating is not None else None

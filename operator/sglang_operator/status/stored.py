@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from sglang_operator.api.spec import WeightsGate
+from sglang_operator.placement import devices
+from sglang_operator.placement.devices import Pin
 from sglang_operator.weights.lease_state import Transaction, of_phase
 
 _TIMES = ("firstTime", "lastTime")
@@ -47,6 +49,15 @@ def came_up(status: Mapping[str, Any]) -> str:
 def said_of(status: Mapping[str, Any]) -> Transaction | None:
     """What the weights Lease said when the status was told; None if nothing was told of it."""
     return of_phase(understood(status).get("weights", {}).get("phase"))
+
+
+def pins_of(status: Mapping[str, Any]) -> dict[int, Pin]:
+    """Which devices claims had when the status was told, by node rank."""
+    return devices.pins(understood(status).get("slots", ()))
+
+
+def _slots(value: Any) -> list[dict[str, Any]]:
+    return _entries(value, "claim")
 
 
 def _object(value: Any) -> dict[str, Any] | None:
@@ -135,6 +146,7 @@ _READERS: Mapping[str, Callable[[Any], Any]] = {
     "memory": _memory,
     "tuning": _object,
     "rollout": _object,
+    "slots": _slots,
     "revision": _text,
     "placement": _text,
     "readySummary": _text,

@@ -22,7 +22,7 @@ CASES = [
     ({"image": 1.5}, "1.5, expected text; write it in quotes"),
     ({"model_args": "Qwen/Qwen3-8B"}, "Qwen/Qwen3-8B, expected a map; correct it"),
     ({"generation": "perRequest"}, "perRequest, expected one of PerRequest, ServerDefault"),
-    ({"placement": {"mode": "count"}}, "count, expected one of Count, Shared, Slot, Exact"),
+    ({"placement": {"mode": "count"}}, "count, expected one of Count, Shared, Slot"),
     ({"security": {"apiKey": "sk-1234"}}, "found text, expected a map"),
     ({"security": {"adminApiKey": {"name": "a", "key": 12345}}}, "found a number, expected text"),
 ]

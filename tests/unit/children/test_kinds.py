@@ -13,14 +13,16 @@ from tests.faults import requests, watches
 from tests.installs.strangers import STRANGERS
 
 POOL = a_pool(network={"headlessService": True}, placement={"mode": "Shared"})
+CLAIMING = a_pool(placement={"mode": "Slot"})
 WEIGHTS = weighed(POOL, all_pods(POOL))
 EACH = pytest.mark.parametrize("kind", kinds.CHILDREN, ids=lambda each: each.kind)
 
 
 def made_of(kind):
     """All that the pool has of this kind."""
-    found = [*kind.desired(POOL, WEIGHTS)]
-    return found + ([*kind.history(POOL, Observed())] if kind.history else [])
+    pool = CLAIMING if kind is kinds.CLAIM else POOL
+    found = [*kind.desired(pool, WEIGHTS)]
+    return found + ([*kind.history(pool, Observed())] if kind.history else [])
 
 
 @EACH
@@ -61,14 +63,16 @@ def test_what_chooses_pods_is_compared_exactly(kind):
     assert choosing <= drift.EXACT
 
 
+# A Lease is the trainers' to write, and the suite's pools have no claims.
+UNWATCHED = (kinds.LEASE, kinds.CLAIM)
 WATCHED = pytest.mark.parametrize(
-    "kind", [each for each in kinds.CHILDREN if each is not kinds.LEASE], ids=lambda each: each.kind
+    "kind", [each for each in kinds.CHILDREN if each not in UNWATCHED], ids=lambda each: each.kind
 )
 
 
 @WATCHED
 def test_the_suite_under_fire_makes_loses_and_judges_objects_of_each_kind(kind):
-    """What it does not name, nothing there would miss (a Lease is the trainers' to write)."""
+    """What it does not name, nothing there would miss."""
     created = {resource for verb, resource, _, _ in requests.KINDS if verb == "create"}
     streams = {match.resource for match in watches.STREAMS.values()}
     named = {
@@ -100,6 +104,7 @@ def test_each_kind_is_declared_once():
         ("PodDisruptionBudget", "/apis/policy/v1/namespaces/rl/poddisruptionbudgets/x"),
         ("Lease", "/apis/coordination.k8s.io/v1/namespaces/rl/leases/x"),
         ("ConfigMap", "/api/v1/namespaces/rl/configmaps/x"),
+        ("ResourceClaim", "/apis/resource.k8s.io/v1/namespaces/rl/resourceclaims/x"),
         ("ControllerRevision", "/apis/apps/v1/namespaces/rl/controllerrevisions/x"),
     ],
 )
@@ -109,5 +114,5 @@ def test_paths_follow_from_the_declaration(kind, path):
 
 def test_all_kinds_are_told_when_one_is_refused():
     assert kinds.in_words() == (
-        "a Service, PodDisruptionBudget, Lease, ConfigMap or ControllerRevision"
+        "a Service, PodDisruptionBudget, Lease, ConfigMap, ControllerRevision or ResourceClaim"
     )

@@ -249,9 +249,11 @@ def _is_item(path: str) -> bool:
     return len(after) > 1
 
 
-def _collections(path: str) -> tuple[str, str]:
-    """The collections that an object is in: that of its namespace, and that of all."""
+def _collections(path: str) -> tuple[str, ...]:
+    """The collections that an object is in: that of its namespace, if it is in one, and of all."""
     parts = path.split("/")
+    if "namespaces" not in parts:
+        return (path.rpartition("/")[0],)
     where = parts.index("namespaces")
     return path.rpartition("/")[0], "/".join([*parts[:where], parts[where + 2]])
 

@@ -22,9 +22,12 @@ def _rules(path: Path) -> list[dict[str, Any]]:
 ROLE = _rules(RBAC / "namespaced" / "role.yaml")
 
 
-def test_the_cluster_role_is_the_role_in_every_namespace_and_nodes():
-    nodes = {"apiGroups": [""], "resources": ["nodes"], "verbs": ["list", "watch"]}
-    assert _rules(RBAC / "cluster" / "cluster_role.yaml") == [*ROLE, nodes]
+def test_the_cluster_role_is_the_role_in_every_namespace_and_what_is_in_none():
+    seen = [
+        {"apiGroups": [group], "resources": [resource], "verbs": ["list", "watch"]}
+        for group, resource in (("", "nodes"), ("resource.k8s.io", "resourceslices"))
+    ]
+    assert _rules(RBAC / "cluster" / "cluster_role.yaml") == [*ROLE, *seen]
 
 
 @pytest.mark.parametrize("kind", kinds.CHILDREN, ids=lambda each: each.kind)

@@ -43,9 +43,9 @@ class Claimed(Count):
 )
 def test_the_users_amount_of_what_a_mode_counts_is_not_judged(monkeypatch, theirs, judged):
     """It is not taken.  Which resource that is, the strategy says, whatever the pool names."""
-    monkeypatch.setattr(modes, "MODES", {PlacementMode.EXACT: Claimed()})
+    monkeypatch.setattr(modes, "MODES", {PlacementMode.SLOT: Claimed()})
     limits = {"containers": [{"name": "engine", "resources": {"limits": {theirs: "1500m"}}}]}
-    raw = guide_spec(placement={"mode": "Exact"}, podTemplate={"spec": limits})
+    raw = guide_spec(placement={"mode": "Slot"}, podTemplate={"spec": limits})
     assert isinstance(resolve_pool(OWNER, raw), Refused) is judged
 
 

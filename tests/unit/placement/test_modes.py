@@ -10,27 +10,20 @@ from sglang_operator.children import engine_pod, origin
 from sglang_operator.placement import modes
 from sglang_operator.placement.base import PodParts
 from sglang_operator.placement.count import Count
+from sglang_operator.placement.devices import Pin
 from sglang_operator.placement.seats import Seen
-from sglang_operator.pool.resolve import Pool, Refused, resolve_pool
 from tests.builders import OWNER, a_pool, field_paths, guide_spec, refused
-from tests.unit.placement.trainers import THREE, by_hand
+from tests.unit.placement.trainers import THREE, by_hand, gpu
 
 EACH = pytest.mark.parametrize("mode", modes.MODES, ids=lambda mode: mode.value)
 
 
-def test_a_mode_that_is_no_strategy_yet_is_refused_with_those_that_are():
-    for mode in PlacementMode:
-        found = resolve_pool(OWNER, guide_spec(placement={"mode": mode.value}))
-        if mode in modes.MODES:
-            assert isinstance(found, Pool)
-            continue
-        assert isinstance(found, Refused)
-        (problem,) = found.errors
-        assert problem.field == "spec.placement.mode"
-        assert f"found {mode.value}" in problem.message or mode.value in problem.message
-        assert all(known.value in problem.message for known in modes.MODES)
+def test_every_mode_is_a_strategy():
+    assert modes.MODES.keys() == set(PlacementMode)
 
 
+# A claim of which it is known which devices it had.
+PINS = {0: Pin("gpu-0", "gpu.nvidia.com", {0: gpu(0, 0)})}
 # Each field of placement but its mode, with another value than its default.
 OTHERS: dict[str, object] = {
     "resourceName": "amd.com/gpu",
@@ -38,6 +31,11 @@ OTHERS: dict[str, object] = {
     "shared.runtimeClassName": "nvidia",
     "shared.sharedMemory.hostPath": f"/dev/shm/sglang-operator.{OWNER.namespace}.two",
     "shared.sharedMemory.claimName": "memory",
+    "slot.deviceClassName": "gpu.example.com",
+    "slot.pinned": False,
+    "slot.claims": [{"nodeRank": 0, "claimName": "gpus"}],
+    "slot.sharedMemory.hostPath": f"/dev/shm/sglang-operator.{OWNER.namespace}.two",
+    "slot.sharedMemory.claimName": "memory",
 }
 
 
@@ -69,7 +67,7 @@ def decided(parsed: spec.PoolSpec) -> tuple[Any, ...]:
         mode.resource(parsed),
         mode.requests(parsed, 2),
         mode.parts(parsed, OWNER.namespace),
-        mode.seating(parsed, OWNER.name, engines, Seen()),
+        mode.seating(parsed, OWNER.name, engines, Seen(pins=PINS)),
     )
 
 
@@ -92,26 +90,26 @@ class Chosen(Count):
             tolerations=({"key": "chosen", "operator": "Exists"},),
             shm={"emptyDir": {"medium": "Memory"}},
             decided={
-                "affinity": "spec.placement.exact.nodes",
-                "tolerations": "spec.placement.exact.taints",
-                "shm": "spec.placement.exact.memory",
+                "affinity": "spec.placement.own.nodes",
+                "tolerations": "spec.placement.own.taints",
+                "shm": "spec.placement.own.memory",
             },
         )
 
 
 @pytest.fixture
 def chosen(monkeypatch) -> dict[str, Any]:
-    monkeypatch.setattr(modes, "MODES", {PlacementMode.EXACT: Chosen()})
-    return {"placement": {"mode": "Exact"}}
+    monkeypatch.setattr(modes, "MODES", {PlacementMode.SLOT: Chosen()})
+    return {"placement": {"mode": "Slot"}}
 
 
 @pytest.mark.parametrize(
     ("rendered", "written"),
     [
-        ("spec.affinity", "spec.placement.exact.nodes"),
-        ("spec.affinity.nodeAffinity.required", "spec.placement.exact.nodes"),
-        ("spec.tolerations[2].key", "spec.placement.exact.taints"),
-        ("spec.volumes[0].emptyDir", "spec.placement.exact.memory"),
+        ("spec.affinity", "spec.placement.own.nodes"),
+        ("spec.affinity.nodeAffinity.required", "spec.placement.own.nodes"),
+        ("spec.tolerations[2].key", "spec.placement.own.taints"),
+        ("spec.volumes[0].emptyDir", "spec.placement.own.memory"),
         # Nobody said of it what decides it, but the mode did.
         ("spec.schedulerName", "spec.placement"),
     ],
@@ -127,7 +125,7 @@ def test_what_the_api_server_refuses_of_another_mode_is_told_of_the_field_that_d
 @pytest.mark.parametrize(
     ("pod", "field"),
     [
-        ({"affinity": {"nodeAffinity": {}}}, "placement.exact.nodes"),
+        ({"affinity": {"nodeAffinity": {}}}, "placement.own.nodes"),
         (
             {
                 "containers": [
@@ -135,7 +133,7 @@ def test_what_the_api_server_refuses_of_another_mode_is_told_of_the_field_that_d
                 ],
                 "volumes": [{"name": "own", "emptyDir": {"medium": "Memory"}}],
             },
-            "placement.exact.memory",
+            "placement.own.memory",
         ),
     ],
     ids=["affinity", "shm"],

@@ -4,7 +4,7 @@ import pytest
 
 from sglang_operator.api import conditions, errors
 from sglang_operator.children import slots_map
-from sglang_operator.placement import shared
+from sglang_operator.placement import colocated
 from sglang_operator.placement.base import Placed
 from sglang_operator.placement.seats import Seen
 from tests.builders import OWNER, a_pool, guide_spec, refused, with_config
@@ -43,7 +43,7 @@ def test_ids_are_places_so_that_there_have_to_be_some():
 def test_engines_and_trainer_have_a_folder_of_their_namespace_in_common(path):
     memory = {} if path is None else {"sharedMemory": {"hostPath": path}}
     pool = a_shared_pool(placement={**SHARED, "shared": memory})
-    wanted = {"path": path or shared.folder("rl"), "type": "DirectoryOrCreate"}
+    wanted = {"path": path or colocated.folder("rl"), "type": "DirectoryOrCreate"}
     assert pool.parts.shm == {"hostPath": wanted}
 
 
@@ -73,7 +73,7 @@ def test_a_claim_takes_the_place_of_the_folder():
     memory = {"sharedMemory": {"claimName": "memory"}}
     pool = a_shared_pool(placement={**SHARED, "shared": memory})
     assert pool.parts.shm == {"persistentVolumeClaim": {"claimName": "memory"}}
-    both = {"sharedMemory": {"claimName": "memory", "hostPath": shared.folder("rl")}}
+    both = {"sharedMemory": {"claimName": "memory", "hostPath": colocated.folder("rl")}}
     assert only(guide_spec(placement={**SHARED, "shared": both})).reason == "SharedMemoryInvalid"
 
 
@@ -102,7 +102,7 @@ def test_who_asks_for_no_gpu_waits_in_no_queue_for_any():
 
 def test_of_another_mode_the_section_is_refused():
     problem = only(guide_spec(placement={"shared": {"runtimeClassName": "nvidia"}}))
-    assert problem.reason == "SharedUnused"
+    assert problem.reason == "PlacementSectionUnused"
 
 
 # --- slots
@@ -163,4 +163,4 @@ def test_what_is_achieved_is_said_of_places():
 
 
 def test_namespaces_have_folders_of_their_own():
-    assert shared.folder(OWNER.namespace) != shared.folder("other")
+    assert colocated.folder(OWNER.namespace) != colocated.folder("other")

@@ -29,6 +29,7 @@ def at(path: str, value: object, **beside: Any) -> dict[str, Any]:
 
 KUEUE = {"gang": "Kueue", "queueName": "gpus"}
 JOINS: dict[str, Any] = {"placement": {"mode": "Shared"}}
+CLAIMS: dict[str, Any] = {"placement": {"mode": "Slot"}}
 
 
 # Each field of the spec is in one of these three: its path, and another value than the guide's.
@@ -47,6 +48,8 @@ RESTARTS: dict[str, object] = {
     "placement.shared.runtimeClassName": "nvidia",
     "placement.shared.sharedMemory.claimName": "memory",
     "placement.shared.sharedMemory.hostPath": "/dev/shm/sglang-operator.rl.two",
+    "placement.slot.sharedMemory.claimName": "memory",
+    "placement.slot.sharedMemory.hostPath": "/dev/shm/sglang-operator.rl.two",
     "weights.gate": "Off",  # between two with which pods have a gate it does not
     "startup.timeoutSeconds": 60,
     "network.port": 31000,
@@ -99,14 +102,19 @@ RUNS_ON: dict[str, object] = {
         }
         for rank in range(3)
     ],
+    # A claim that pods have stays as it was made; who is to have another goes alone.
+    "placement.slot.claims": [{"nodeRank": 0, "claimName": "gpus"}],
+    "placement.slot.deviceClassName": "gpu.example.com",
+    "placement.slot.pinned": False,
     "memoryCheck": "Off",
     # Whoever was let in runs on by the quota that it has.
     "scheduling.queueName": "others",
     "scheduling.workloadPriorityClassName": "high",
 }
+# Tried below: a mode changes what else may be said.
+MODE = "placement.mode"
 REFUSED: dict[str, object] = {
     "strategy_args.strategy_name": "vllm",
-    "placement.mode": "Slot",
     "rollout.maxSurge": 1,
     "router": {},
 }
@@ -116,6 +124,7 @@ REFUSED: dict[str, object] = {
 BESIDE: dict[str, dict[str, Any]] = {
     "security.adminApiKey": {"image": "lmsysorg/sglang:v0.5.9"},
     **{path: JOINS for path in (*RESTARTS, *RUNS_ON) if path.startswith("placement.shared.")},
+    **{path: CLAIMS for path in (*RESTARTS, *RUNS_ON) if path.startswith("placement.slot.")},
     "scheduling.queueName": {"scheduling": KUEUE},
     "scheduling.workloadPriorityClassName": {"scheduling": KUEUE},
 }
@@ -125,7 +134,7 @@ WITH: dict[str, dict[str, Any]] = {"scheduling.gang": {"scheduling": {"queueName
 
 def test_what_is_stored_of_a_revision_is_every_field_that_restarts_engines():
     """One that is missing there would not come back when a rollout is undone."""
-    assert {*revision.REACHES_PODS} == {*RESTARTS, "placement.mode"}
+    assert {*revision.REACHES_PODS} == {*RESTARTS, MODE}
 
 
 @pytest.mark.parametrize("path", RESTARTS)
@@ -207,7 +216,7 @@ def test_what_does_not_reach_pods_stays_as_it_is_when_a_revision_comes_back():
 
 def test_every_field_of_the_spec_is_known_to_restart_engines_or_not():
     """A new one that shapes pods and is missing in the revision reaches only those made anew."""
-    told = [*RESTARTS, *RUNS_ON, *REFUSED]
+    told = [*RESTARTS, *RUNS_ON, *REFUSED, MODE]
     assert sorted(told) == sorted(field_paths(spec.PoolSpec))
 
 
@@ -268,3 +277,8 @@ def test_a_pool_that_names_a_scheduler_keeps_the_revision_of_before_there_were_g
 
 def test_two_spellings_of_one_argument_make_the_same_engine():
     assert a_pool(with_config(**{"mem-fraction-static": 0.7})).revision == a_pool().revision
+
+
+@pytest.mark.parametrize("mode", ["Shared", "Slot"])
+def test_another_placement_makes_engines_anew(mode):
+    assert a_pool(placement={"mode": mode}).revision != a_pool().revision

@@ -131,7 +131,7 @@ def test_ready_names_the_reason(name, reason):
 
 
 def test_a_refused_pool_is_stalled_with_every_error_in_words():
-    pool = refused(device_mapping="[0, 0]", placement={"mode": "Slot"})
+    pool = refused(device_mapping="[0, 0]", router={})
     found = status.compute_refused(
         pool, Observed(), ignored=(), previous={"engines": {"desired": 12}}, now=NOW, steady=NOW
     )

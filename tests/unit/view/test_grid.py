@@ -113,8 +113,8 @@ def test_engines_on_gpus_that_are_known_share_the_cells_of_those():
 
 def test_of_a_mode_that_places_engines_by_id_it_is_said_that_pools_share_gpus(monkeypatch):
     """Whatever the mode, the words were those of Count."""
-    monkeypatch.setattr(modes, "MODES", {**modes.MODES, PlacementMode.EXACT: Placed()})
-    exact: dict[str, Any] = {"placement": {"mode": "Exact"}, "device_mapping": "list(range(0,4))"}
+    monkeypatch.setattr(modes, "MODES", {**modes.MODES, PlacementMode.SLOT: Placed()})
+    exact: dict[str, Any] = {"placement": {"mode": "Slot"}, "device_mapping": "list(range(0,4))"}
     world = DrawnCluster(nodes=2)
     for name in ("one", "two"):
         world.pool(name, **exact)

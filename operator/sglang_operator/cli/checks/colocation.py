@@ -42,7 +42,7 @@ def check(scope: str, found: Facts, pools: ClusterView | None) -> Iterator[Check
     own = [
         pool
         for pool in seen
-        if isinstance(pool, Pool) and pool.placement.seats and pool.owner.namespace == scope
+        if isinstance(pool, Pool) and pool.placement.published and pool.owner.namespace == scope
     ]
     if not own:
         return

@@ -1,0 +1,139 @@
+"""Claims to devices, and the devices that drivers publish, as they were last heard of."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Generic, TypeVar
+
+from sglang_operator.cluster.absence import NO_VERSION, in_scope, there, told, went_back
+from sglang_operator.observed import wire
+from sglang_operator.observed.claims import ClaimObject, SliceObject
+from sglang_operator.placement.devices import Device, DeviceClaim, Inventory, Place
+
+R = TypeVar("R", ClaimObject, SliceObject)
+Key = tuple[str, str]  # namespace, empty for what has none, and name
+
+
+class _Records(Generic[R]):
+    """Objects by namespace and name; ``changed`` is called with the namespace of one that did."""
+
+    def __init__(self, changed: Callable[[str], None]) -> None:
+        self._changed = changed
+        self._records: dict[Key, R] = {}
+        self._versions: dict[Key, int] = {}
+        self.filled = False  # nothing is known, not even that there are none, before the first list
+
+    def replace(
+        self,
+        scope: str,
+        records: list[R],
+        version: int,
+        unread: Sequence[wire.Meta] = (),
+    ) -> None:
+        first, self.filled = not self.filled, True
+        listed = {(meta.namespace, meta.name) for meta in there(records, unread)}
+        for key, known in list(self._versions.items()):
+            missing = in_scope(key[0], scope) and key not in listed and told(unread)
+            if missing and known <= version:
+                self._forget(key)
+        for record in records:
+            key = (record.metadata.namespace, record.metadata.name)
+            if went_back(record.metadata, self._versions.get(key, NO_VERSION), version):
+                self._versions[key] = NO_VERSION
+            self.put(record)
+        if first and not records:
+            self._changed(scope)
+
+    def restored(self) -> None:
+        """The cluster is of an earlier state: no version says any more what is newer."""
+        self._versions = dict.fromkeys(self._versions, NO_VERSION)
+
+    def put(self, record: R) -> None:
+        meta = record.metadata
+        key = (meta.namespace, meta.name)
+        if self._versions.get(key, NO_VERSION) >= meta.version:
+            return
+        self._versions[key] = meta.version
+        before = self._records.get(key)
+        self._records[key] = record
+        self._changed_by(key, before, record)
+
+    def drop(self, record: R) -> None:
+        key = (record.metadata.namespace, record.metadata.name)
+        known = self._records.get(key)
+        if known is not None and known.metadata.uid == record.metadata.uid:
+            self._forget(key)
+
+    def _forget(self, key: Key) -> None:
+        self._versions.pop(key)
+        self._changed_by(key, self._records.pop(key), None)
+
+    def _changed_by(self, key: Key, before: R | None, after: R | None) -> None:
+        raise NotImplementedError
+
+
+class ClaimStore(_Records[ClaimObject]):
+    """ResourceClaims, whoever made them."""
+
+    def __init__(self, changed: Callable[[str], None]) -> None:
+        super().__init__(changed)
+        self.claims: dict[Key, DeviceClaim] = {}
+
+    def _changed_by(self, key: Key, before: ClaimObject | None, after: ClaimObject | None) -> None:
+        if after is None:
+            self.claims.pop(key, None)
+        else:
+            self.claims[key] = after.seen
+        self._changed(key[0])
+
+
+class SliceStore(_Records[SliceObject]):
+    """ResourceSlices; what is known of devices is put together when somebody asks."""
+
+    def __init__(self, changed: Callable[[str], None]) -> None:
+        super().__init__(changed)
+        self._devices: dict[Place, Device] | None = None
+
+    @property
+    def devices(self) -> Mapping[Place, Device] | None:
+        """All devices, each by its pool's newest generation; None where they may not be read."""
+        if not self.filled:
+            return None
+        if self._devices is None:
+            self._devices = self._newest()
+        return self._devices
+
+    def refused(self) -> None:
+        """They may not be read: what is known of them is of the past."""
+        was_filled, self.filled = self.filled, False
+        if was_filled:
+            self._changed("")
+
+    def _newest(self) -> dict[Place, Device]:
+        newest = dict[Key, int]()
+        for record in self._records.values():
+            pool = (record.spec.driver, record.spec.pool.name)
+            newest[pool] = max(newest.get(pool, 0), record.generation)
+        return {
+            device.place: device
+            for record in self._records.values()
+            if record.generation == newest[record.spec.driver, record.spec.pool.name]
+            for device in record.seen
+        }
+
+    def _changed_by(self, key: Key, before: SliceObject | None, after: SliceObject | None) -> None:
+        same = before is not None and after is not None and before.spec == after.spec
+        if not same:
+            self._devices = None
+            self._changed("")
+
+
+class DeviceView:
+    """Both, as passes over the pools of a namespace see them."""
+
+    def __init__(self, claims: ClaimStore, slices: SliceStore) -> None:
+        self._claims = claims
+        self._slices = slices
+
+    def of(self, absent: bool) -> Inventory:
+        """``absent``: claims are not served, or may not be read."""
+        known = self._claims.claims if self._claims.filled and not absent else None
+        return Inventory(claims=known, devices=self._slices.devices)

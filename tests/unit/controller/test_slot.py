@@ -1,0 +1,150 @@
+"""Pools whose engines have their GPUs by claims, through the loop."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from sglang_operator.api import conditions, names
+from sglang_operator.kube import paths
+from sglang_operator.kube.errors import ApiError
+from tests.integration import slices
+from tests.unit.controller import fake_api
+from tests.unit.placement.claims import SLOT
+from tests.unit.placement.trainers import gpu
+
+KEY = ("rl", "pool")
+NAME = names.claim_name("pool", 0)
+CLAIM = paths.child("ResourceClaim", "rl", NAME)
+SERVED: dict[str, Any] = {"watch_nodes": True}
+
+
+def publish(api: fake_api.Api, nodes: int = 2) -> None:
+    """Nodes, and the cards of each."""
+    for node in range(nodes):
+        api.add(f"{paths.NODES}/gpu-node-{node}", {})
+        body = slices.resource_slice(node)
+        api.add(f"{paths.SLICES}/{body['metadata']['name']}", body)
+
+
+def engines(api: fake_api.Api) -> list[dict[str, Any]]:
+    return api.pods("rl")
+
+
+def allocate(api: fake_api.Api, node: int, *users: str) -> None:
+    """The scheduler has found devices for the claim."""
+    asked = api.objects[CLAIM]["spec"]["devices"]["requests"]
+    results = [
+        {
+            "request": each["name"],
+            "driver": slices.DRIVER,
+            "pool": f"gpu-node-{node}",
+            "device": each["name"],
+        }
+        for each in asked
+    ]
+    reserved = [{"resource": "pods", "name": name, "uid": name} for name in users]
+    status = {"allocation": {"devices": {"results": results}}, "reservedFor": reserved}
+    api.touch(CLAIM, {"status": status})
+
+
+def free(api: fake_api.Api) -> None:
+    """Its last pod is gone."""
+    api.touch(CLAIM, {"status": {"allocation": None, "reservedFor": None}})
+
+
+def pinned(api: fake_api.Api) -> list[str]:
+    if CLAIM not in api.objects:
+        return []
+    asked = [each["exactly"] for each in api.objects[CLAIM]["spec"]["devices"]["requests"]]
+    words = [each["selectors"][0]["cel"]["expression"] for each in asked if "selectors" in each]
+    return [each.rpartition(" == ")[2].strip('"') for each in words]
+
+
+def uuids(api: fake_api.Api) -> list[str]:
+    slots = api.pool(*KEY).get("status", {}).get("slots", [])
+    return [each["uuid"] for slot in slots for each in slot.get("gpus", ())]
+
+
+def test_a_claim_is_made_before_pods_and_pinned_when_nobody_has_it_any_more():
+    async def story() -> None:
+        api = fake_api.Api()
+        publish(api)
+        async with fake_api.operator(api, **SERVED):
+            api.make(*KEY, placement=SLOT)
+            await api.until(lambda: engines(api))
+            calls = [path for method, path in api.calls if method == "POST"]
+            claims = calls.index(paths.children("ResourceClaim", "rl"))
+            assert claims < calls.index(paths.pods("rl"))
+            (pod,) = engines(api)
+            assert pod["spec"]["resourceClaims"] == [{"name": "gpus", "resourceClaimName": NAME}]
+            allocate(api, 1, pod["metadata"]["name"])
+            await api.until(lambda: uuids(api) == [gpu(1, 0), gpu(1, 1)])
+            first = api.objects[CLAIM]["metadata"]["uid"]
+            assert not pinned(api), "what pods have is left alone"
+            free(api)
+            await api.until(lambda: pinned(api) == [gpu(1, 0), gpu(1, 1)])
+            assert api.objects[CLAIM]["metadata"]["uid"] != first
+
+    asyncio.run(story())
+
+
+def test_an_operator_that_is_started_anew_knows_the_devices_by_the_status():
+    async def story() -> None:
+        api = fake_api.Api()
+        publish(api)
+        async with fake_api.operator(api, **SERVED):
+            api.make(*KEY, placement=SLOT)
+            await api.until(lambda: engines(api))
+            allocate(api, 0, "trainer-0")
+            await api.until(lambda: uuids(api))
+        free(api)
+        async with fake_api.operator(api, **SERVED):
+            await api.until(lambda: pinned(api) == [gpu(0, 0), gpu(0, 1)])
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("status", [403, 404])
+def test_where_claims_are_not_served_the_pool_says_so_and_has_no_pod(status):
+    def gone(method: str, path: str) -> Exception | None:
+        if "/resource.k8s.io/" not in path:
+            return None
+        return ApiError(status, "No", f"{path}: no", None, missing=status == 404)
+
+    async def story() -> None:
+        api = fake_api.Api()
+        api.fails = gone
+        async with fake_api.operator(api, **SERVED):
+            api.make("rl", "counted")
+            api.make(*KEY, placement=SLOT)
+            await api.until(lambda: api.reason(*KEY) == conditions.CLAIMS_NOT_SERVED)
+            await api.until(lambda: api.reason("rl", "counted") == conditions.POOL_READY)
+            assert not [
+                each for each in engines(api) if each["metadata"]["name"].startswith("pool")
+            ]
+
+    asyncio.run(story())
+
+
+def test_a_claim_that_somebody_begins_to_use_meanwhile_is_not_deleted():
+    """The scheduler may be about to give it devices: only the state that was seen may go."""
+
+    async def story() -> None:
+        api = fake_api.Api()
+        publish(api)
+        async with fake_api.operator(api, **SERVED):
+            api.make(*KEY, placement=SLOT)
+            await api.until(lambda: CLAIM in api.objects)
+            spec = {
+                **api.pool(*KEY)["spec"],
+                "placement": {**SLOT, "slot": {"deviceClassName": "x"}},
+            }
+            before = api.objects[CLAIM]["metadata"]["uid"]
+            # Unseen by the operator so far.
+            api.objects[CLAIM]["metadata"]["resourceVersion"] += "0"
+            api.change(*KEY, spec)
+            await api.until(lambda: ("DELETE", CLAIM) in api.calls)
+            assert api.objects[CLAIM]["metadata"]["uid"] == before
+
+    asyncio.run(story())
