@@ -1,9 +1,10 @@
 """Objects that tests begin with: a valid pool, and pods in every state."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import msgspec
+import orjson
 
 from sglang_operator.api import names, spec
 from sglang_operator.children import engine_pod
@@ -204,6 +205,16 @@ def a_lease(pool: Pool, *, seen: float = NOW, **annotations: str) -> dict[Any, O
     return {("Lease", name): child}
 
 
+def a_registry(pool: Pool, told: Mapping[names.EngineName, str]) -> dict[Any, ObservedChild]:
+    """The registry as a child of the pool, as far as it names these instances of engines."""
+    name = names.registry_name(pool.owner.name)
+    engines = [{"engine": engine, "instance": run} for engine, run in told.items()]
+    text = orjson.dumps({"engines": engines}).decode()
+    body = {"metadata": {"name": name}, "data": {names.REGISTRY_KEY: text}}
+    child = ObservedChild(uid=names.Uid("uid-registry"), owner=pool.owner.uid, body=body)
+    return {("ConfigMap", name): child}
+
+
 def a_lease_saying(
     pool: Pool, state: Transaction, *, seen: float = NOW
 ) -> dict[Any, ObservedChild]:
@@ -228,7 +239,9 @@ def weighed(
     seen = Observed(pods=tuple(pods), **observed)
     policy = spec.Weights(gate=pool.gate, recovery=pool.spec.weights.recovery)
     made = plan(pool, seen, now)
-    return decide.decide(pool.owner, policy, made.engines, seen, now, operator, made.unlisted)
+    return decide.decide(
+        pool.owner, policy, made.engines, seen, now, operator, made.unlisted, made.heirs
+    )
 
 
 def created(result: Plan) -> list[tuple[str, int]]:

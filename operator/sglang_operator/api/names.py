@@ -214,6 +214,9 @@ def registry_name(pool: str) -> str:
     return f"{pool}-engines"
 
 
+REGISTRY_KEY = "engines.json"  # of that ConfigMap: every engine by rank
+
+
 def slots_name(pool: str) -> str:
     """The ConfigMap in which a trainer says which GPUs it has, where engines join it there."""
     return f"{pool}-slots"

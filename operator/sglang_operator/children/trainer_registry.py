@@ -27,7 +27,7 @@ from sglang_operator.weights import turn as turns
 from sglang_operator.weights.lease_state import Transaction, of_phase
 from sglang_operator.weights.times import shown
 
-ENGINES_KEY = "engines.json"
+ENGINES_KEY = names.REGISTRY_KEY
 # The same addresses (host:port) as other trainers take them, by rank.  While an engine has no
 # address a form is called with an empty list, and has to give an empty text: not "[]" then, either.
 SLIME_KEY = "slime"  # --rollout-external-engine-addrs host:port host:port
@@ -50,7 +50,7 @@ def registry(pool: Pool, weights: GatePlan) -> dict[str, Any]:
     has no address: these forms know a rank by its place, and one less would move those behind it.
     """
     content = document(pool, weights)
-    if weights.unlisted and len(orjson.dumps(content)) > registry_size.LIMIT:
+    if weights.others and len(orjson.dumps(content)) > registry_size.LIMIT:
         few = content["unlisted"][:MOST_NAMED]
         content["unlisted"] = [{**each, "url": None, "instance": None} for each in few]
     return config_map(pool.owner, content)
@@ -83,10 +83,12 @@ def document(pool: Pool, weights: GatePlan) -> dict[str, Any]:
 
     ``engineVersion`` and ``port`` are those of the spec, and ``revisions`` says what other engines
     have, started by an earlier spec or of another version by their own word; no engine may be
-    synced, or put to sleep, that was started in a way that forbids it.  ``unlisted`` are engines
-    beside those that still run: who puts the pool to sleep, or wakes it, reaches them too.  Of
-    those that are on their way out (Waiting) it says until when: ``graceSeconds`` from the time
-    when they were told.  ``hidden`` are pods in which engines may sleep that are not told of here.
+    synced, or put to sleep, that was started in a way that forbids it.  Of two pods of one engine,
+    while a new one comes up beside an old one, it names the one that is synced next
+    (``plan.heirs``).  ``unlisted`` are engines beside those that still run: who puts the pool to
+    sleep, or wakes it, reaches them too.  Of those that are on their way out (Waiting) it says
+    until when: ``graceSeconds`` from the time when they were told.  ``hidden`` are pods in which
+    engines may sleep that are not told of here.
 
     ``placement``: only where the ids of ``device_mapping`` are GPUs of the trainer's nodes: how
     many each node rank has, and whether the trainer is to say which (``awaitsSlots``).
@@ -118,11 +120,11 @@ def document(pool: Pool, weights: GatePlan) -> dict[str, Any]:
     Of a Lease that was emptied or put back it says what that said before, until the operator's own
     step stands there: the one that replaces it right then knows it by that.
     """
-    known = [_facts(pool, weights, engine) for engine in weights.engines]
+    known = [_facts(pool, weights, engine) for engine in weights.listed]
     counted = known or [pool.facts]
-    beside = [_facts(pool, weights, engine) for engine in weights.unlisted]
-    unlisted = list(map(partial(_beside, pool), weights.unlisted, beside))
-    every = (*weights.engines, *weights.unlisted)
+    beside = [_facts(pool, weights, engine) for engine in weights.others]
+    unlisted = list(map(partial(_beside, pool), weights.others, beside))
+    every = (*weights.listed, *weights.others)
     offsets = list(accumulate((each.gpus for each in known), initial=1))
     no_sync = next((each.no_sync for each in counted if each.no_sync), "")
     return {
@@ -139,8 +141,8 @@ def document(pool: Pool, weights: GatePlan) -> dict[str, Any]:
             "gate": pool.gate.value,
             "lease": names.weights_lease_name(pool.owner.name),
             **acted_upon(weights, every),
-            **by_weights(weights, weights.engines),
-            **_keeping_images(weights.engines),
+            **by_weights(weights, weights.listed),
+            **_keeping_images(weights.listed),
             **({"turns": True} if pool.takes_turns else {}),
             **({"noSync": no_sync} if no_sync else {}),
         },
@@ -149,7 +151,7 @@ def document(pool: Pool, weights: GatePlan) -> dict[str, Any]:
         **({"hidden": list(weights.hidden[:MOST_NAMED])} if weights.hidden else {}),
         "engines": [
             _engine(pool, engine, each, offset)
-            for engine, each, offset in zip(weights.engines, known, offsets[:-1], strict=True)
+            for engine, each, offset in zip(weights.listed, known, offsets[:-1], strict=True)
         ],
     }
 
@@ -206,10 +208,10 @@ def _revisions(pool: Pool, weights: GatePlan, known: Sequence[EngineFacts]) -> d
     The operator knows by it what engines have that it did not start itself.  Engines of one
     revision that say they are of another version than the rest have an entry of their own.
     """
-    there = [engine for engine in weights.engines if engine.exists]
+    there = [engine for engine in weights.listed if engine.exists]
     of_all = {pool.revision: facts.learnt(pool, there, weights.revisions, weights.reports)}
     ranks: dict[str, list[list[int]]] = {}
-    for engine, each in zip(weights.engines, known, strict=True):
+    for engine, each in zip(weights.listed, known, strict=True):
         revision = engine.revision if engine.exists else pool.revision
         key = revision
         if of_all.setdefault(revision, each) != each:

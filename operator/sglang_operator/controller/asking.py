@@ -70,7 +70,8 @@ class Asker:
         current = weights.transaction
         loading = current.recovering if current.recovers else ()
         known = weights.revisions, weights.reports
-        asked = engines.questions(pool, plan.engines, current, loading, *known)
+        every = (*plan.engines, *plan.heirs.values())
+        asked = engines.questions(pool, every, current, loading, *known)
         # What an engine was sent goes on while kubelet tells of no container.
         there = groups.of(observed.pods)
         instances = filter(None, (group.last_instance for group in there))

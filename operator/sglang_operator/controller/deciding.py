@@ -68,6 +68,7 @@ class Decider:
             at.wall,
             self._asker.holder,
             plan.unlisted,
+            plan.heirs,
         )
         if pool.takes_turns:
             occupied = standing.occupied(observed.all_pods).union(memory.unsure.values())

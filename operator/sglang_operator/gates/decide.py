@@ -10,29 +10,28 @@ restart changes it.  An *instance* names one run of one engine, so that a commit
 engines that it covered.
 """
 
-import hashlib
-from collections.abc import Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import replace
+from types import MappingProxyType
 
 from sglang_operator.api import names, redaction, texts
 from sglang_operator.api.spec import Recovery, Weights, WeightsGate
 from sglang_operator.engine import arguments
-from sglang_operator.gates import hidden_sleepers, recovery, standing
+from sglang_operator.gates import hidden_sleepers, recovery
 from sglang_operator.gates import lease as leases
-from sglang_operator.gates.awaited import TrainerSignal as TrainerSignal
+from sglang_operator.gates.gate_plan import GateChange as GateChange
+from sglang_operator.gates.gate_plan import GatePlan as GatePlan
+from sglang_operator.gates.gate_plan import TrainerSignal as TrainerSignal
+from sglang_operator.gates.gate_plan import epoch as epoch
 from sglang_operator.gates.lease import LeaseStep
-from sglang_operator.gates.recovery import Recover
 from sglang_operator.observed import groups
 from sglang_operator.observed.engine_state import EngineState
 from sglang_operator.observed.engines import EngineStatus
 from sglang_operator.observed.groups import Group
-from sglang_operator.observed.model import EngineReport, Observed, ObservedChild, ObservedPod
-from sglang_operator.pool.resolve import EngineFacts, Owner
+from sglang_operator.observed.model import Observed, ObservedChild, ObservedPod
+from sglang_operator.pool.resolve import Owner
 from sglang_operator.weights import lease_state, steps
 from sglang_operator.weights.lease_state import Phase, Transaction, read
-
-EPOCH_DIGITS = 16
 
 # Reasons of the gate's condition.
 COMMITTED = "Committed"
@@ -44,137 +43,6 @@ ASIDE = "Aside"
 INITIAL_WEIGHTS = "InitialWeights"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class GateChange:
-    """Open or close the gate of exactly this pod."""
-
-    pod: ObservedPod
-    is_open: bool
-    reason: str
-    message: str  # the version while it is open, else why it is closed
-
-
-@dataclass(frozen=True, kw_only=True)
-class GatePlan:
-    """What to do about the weights, and how they stand.
-
-    What is only told, not acted upon, is computed when it is asked for.
-    """
-
-    engines: tuple[EngineStatus, ...]
-    transaction: Transaction
-    said: Transaction | None = None  # what the Lease said last, whatever became of it since
-    gates: tuple[GateChange, ...] = ()
-    abort: LeaseStep | None = None  # by which it ends, or says again what it forgot
-    restore: Transaction | None = None  # for a Lease to be made in place of one that is gone
-    reached: tuple[str, ...] = ()  # pods that are not ours to close, and that clients reach
-    recovery: LeaseStep | None = None
-    recoveries: tuple[Recover, ...] = ()  # by what stands in the Lease
-    due: float | None = None  # the next step in time, by the wall clock of the pass
-    # What engines of earlier revisions were started with: they are synced like the others.
-    revisions: Mapping[str, EngineFacts] = field(default_factory=dict)
-    reports: Mapping[str, EngineReport] = field(default_factory=dict)  # what they say of themselves
-    # Engines that run beside those: they hold GPU memory, and have no rank.
-    unlisted: tuple[EngineStatus, ...] = ()
-    # Pods that are there, and that may hold sleepers of which no engine tells.
-    hidden: tuple[str, ...] = ()
-    # Engines whose pods hold memory or are yet to; None: others are being made, or need no turn.
-    occupied: frozenset[names.EngineName] | None = None
-
-    @cached_property
-    def epoch(self) -> str:
-        """The name of exactly these running engines."""
-        return epoch(self.engines)
-
-    @cached_property
-    def versions(self) -> Mapping[names.EngineName, str]:
-        """The version that each engine holds by the last word on it; others are absent."""
-        return dict(_versions(self.engines, self.transaction))
-
-    @property
-    def settled(self) -> bool:
-        """Whether every gate is as the transaction asks: only then is it acknowledged."""
-        return not (self.gates or self.reached or self.abort or self.restore)
-
-    @property
-    def told(self) -> Transaction:
-        """What the next operator is to know of the Lease."""
-        step = self.restore or (self.abort.state if self.abort else self.transaction)
-        return leases.told(self.said, step)
-
-    def awaited(self, before: TrainerSignal) -> TrainerSignal:
-        """These fields now; one on which nobody blocks at present is carried over."""
-        phase = self.transaction.phase
-        step, _, forming, epoch, serves, *_ = before
-        owner = self.transaction.groups
-        if self.settled:
-            step = (self.transaction.id, phase)
-        if phase is Phase.SYNCING:
-            epoch = self.epoch
-        if phase is Phase.SLEEPING:
-            every, said = (*self.engines, *self.unlisted), self.transaction
-            serves = any(e.in_service and said.of(e.instance) is said for e in every)
-        if owner is not None and owner.forming:
-            forming = owner.id, owner.claims
-        return TrainerSignal(
-            step=step,
-            seen=self.transaction.id,
-            forming=forming,
-            epoch=epoch,
-            serves=serves,
-            complete=bool(self.engines) and all(engine.up for engine in self.engines),
-            waits=len(standing.waiting(self.engines, self.transaction, self.occupied)),
-        )
-
-    @cached_property
-    def synced(self) -> int:
-        """SYNCED: engines that clients reach now, as far as it is for the weights."""
-        closing = {change.pod.uid for change in self.gates if not change.is_open}
-        return sum(each.reachable and each.uid not in closing for each in self.engines)
-
-    @property
-    def holding(self) -> int:
-        """Engines that hold weights which somebody vouches for, reachable or not."""
-        return len(self.versions)
-
-    @property
-    def covered(self) -> int:
-        """Engines that the last commit covered, whatever became of their weights."""
-        return sum(engine.instance in self.transaction.instances for engine in self.engines)
-
-    @cached_property
-    def unguarded(self) -> Sequence[EngineStatus]:
-        """Engines that clients reach without a gate, and whose weights nobody vouches for."""
-        versions = self.versions
-        return [
-            each
-            for each in self.engines
-            if each.gated is False and each.reachable and each.name not in versions
-        ]
-
-    @property
-    def kept_away(self) -> Sequence[EngineStatus]:
-        """Engines that are up behind a closed gate with which they were started."""
-        return [each for each in self.engines if each.gated and each.up and not each.reachable]
-
-    @property
-    def skew(self) -> int:
-        """Engines that hold another version than most lately committed (or, without, most)."""
-        found = list(self.versions.values())
-        if not found:
-            return 0
-        newest = self.transaction.version or max(sorted(set(found)), key=found.count)
-        return sum(version != newest for version in found)
-
-
-def epoch(engines: Iterable[EngineStatus]) -> str:
-    """Digest of the ordered (rank, pod UID, container ID, GPUs); sixteen hexadecimal digits."""
-    lines = "\n".join(
-        f"{each.rank}|{each.lives}|{','.join(map(str, each.devices))}" for each in engines
-    )
-    return hashlib.sha256(lines.encode()).hexdigest()[:EPOCH_DIGITS]
-
-
 def decide(
     owner: Owner,
     policy: Weights,
@@ -183,17 +51,19 @@ def decide(
     now: float,
     operator: str = "",
     unlisted: tuple[EngineStatus, ...] = (),
+    heirs: Mapping[names.EngineName, EngineStatus] = MappingProxyType({}),
 ) -> GatePlan:
     """The gates that have to move, from this snapshot at this time by the pass' wall clock.
 
     ``policy.gate`` is resolved: never Auto.  A pool whose spec is refused has no ``engines``, and
     its gates still close and open: its engines run, and their trainer does not stop.  ``operator``
     is the holder's name of this process, where it may load weights into engines.  ``unlisted`` run
-    beside the pool's engines.
+    beside the pool's engines; ``heirs`` are those of them that are synced, and load, instead.
     """
     there = groups.of(observed.all_pods)
     strays = groups.with_any(there, observed.aside)
-    plan = _decide(owner, policy, engines, observed, there, strays, now, operator)
+    synced = tuple(heirs.get(each.name, each) for each in engines) if heirs else engines
+    plan = _decide(owner, policy, synced, observed, there, strays, now, operator)
     told_of = {change.pod.uid for change in plan.gates}
     aside = sorted(strays, key=lambda group: group.first.name)
     closed = [_aside(group) for group in aside if group.leader is not None]
@@ -202,6 +72,8 @@ def decide(
     stay = [each for each in unlisted if each.state is not EngineState.WAITING]
     return replace(
         plan,
+        engines=engines,
+        heirs=heirs,
         gates=gates,
         reached=observed.reached,
         revisions=observed.revisions,
@@ -468,24 +340,3 @@ def _closed(group: Group, reason: str, message: str) -> GateChange | None:
     if group.gate is None or not group.gate.is_open:
         return None
     return GateChange(pod=_leader(group), is_open=False, reason=reason, message=message)
-
-
-# --- what is told
-
-
-def _versions(
-    engines: tuple[EngineStatus, ...], current: Transaction
-) -> Iterable[tuple[names.EngineName, str]]:
-    """By engine, the version that was last vouched for.
-
-    Through a sync and through a sleep that keeps the weights it is that of the last commit.  After
-    an abort, and once the memory of the weights was released, nobody vouches for anything.
-    """
-    if current.phase is Phase.ABORTED or current.memory_lost:
-        return
-    for engine in engines:
-        gate = engine.gate
-        if gate is not None and gate.is_open:
-            yield engine.name, gate.version
-        elif current.version and engine.instance in current.instances:
-            yield engine.name, current.version

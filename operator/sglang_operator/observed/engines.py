@@ -192,6 +192,13 @@ class EngineStatus:
         return self.state is _IN_SERVICE
 
     @property
+    def runs(self) -> bool:
+        """Whether a container of it runs, as far as anybody can say that of its nodes."""
+        if self.state is _LOST:
+            return self.runs_in_part
+        return any(member.engine_runs for member in self.members)
+
+    @property
     def runs_in_part(self) -> bool:
         """Whether a process of an engine that is lost runs on a node that is not."""
         if self.state is not _LOST:

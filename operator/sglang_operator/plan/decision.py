@@ -79,6 +79,8 @@ class Plan:
     # New ones that are on their way up beside engines of an older revision, which serve until then.
     beside: tuple[EngineStatus, ...] = ()
     cramped: str | None = None  # why none finds room, in the scheduler's words, if there are any
+    # Those of them, by engine, that trainers are told of in place of the one that serves.
+    heirs: Mapping[EngineName, EngineStatus] = field(default_factory=dict)
     seating: Seating | None = None  # where pods belong, if that is not the scheduler's to say
     neighbours: tuple[str, ...] = ()  # other pools that have engines on its GPUs
     unseated: tuple[EngineName, ...] = ()  # engines that have no pods for want of a seat

@@ -16,6 +16,8 @@ class EngineGroups:
     highest: int = -1  # attempt
     # Of the present revision, beside one of an older revision that serves until this one does.
     beside: Group | None = None
+    # Of those that trainers are told of in place of the one that is kept (``plan.heirs``).
+    heir: Group | None = None
 
     @property
     def kept(self) -> Group | None:

@@ -35,6 +35,7 @@ class LiveGroups:
     beside: Mapping[EngineName, Group] = field(default_factory=dict)
     tried: frozenset[EngineName] = frozenset()
     unseated: Set[EngineName] = frozenset()  # wanted ones that would have no seat now
+    covered: Set[str] = frozenset()  # the instances that hold what was committed last
     now: float = 0.0
 
     def rollout_state(self, observed: Observed) -> RolloutState:
@@ -103,6 +104,12 @@ class LiveGroups:
             homeless=frozenset(n for n, group in self.beside.items() if not group.placed),
             cramped=cramped,
             torn=frozenset(n for n in cramped if self.beside[n].unplaced < self.beside[n].size),
+            arrived=frozenset(n for n, group in self.beside.items() if self._is_up(group)),
+            awaiting=frozenset(
+                name
+                for name, group in self.beside.items()
+                if self._lacks_weights(group) and not turns.fetches(group, pool, observed)
+            ),
             refused=observed.creates_refused,
             queued=any(pod.is_queued for group in kept.values() for pod in group.members),
             lowest_first=pool.spec.rollout.order is RolloutOrder.LOWEST_RANK_FIRST,
@@ -162,7 +169,7 @@ class LiveGroups:
             held=held,
             lives=stands is Health.UP or group.answered,
             serves=serves(group, stands),
-            falters=falters(group, stands),
+            falters=falters(group, stands) or self._opens(group),
         )
 
     def _held(self, group: Group) -> Mapping[str, int]:
@@ -183,9 +190,14 @@ class LiveGroups:
         """Whether it is left alone until its node returns or is removed."""
         return self._health(group) is Health.LOST
 
+    def _opens(self, group: Group) -> bool:
+        """Whether clients are about to reach it: the last commit covers it."""
+        return self._is_up(group) and not group.ready and group.instance in self.covered
+
     def _lacks_weights(self, group: Group) -> bool:
         """Whether it only lacks weights."""
-        return self._is_up(group) and self.pool.gated and not group.ready
+        lacks = self._is_up(group) and self.pool.gated and not group.ready
+        return lacks and not self._opens(group)
 
     def _lacks_else(self, group: Group) -> str:
         """The scheduler's words, where nodes have the GPUs and lack something else."""

@@ -53,6 +53,7 @@ def plan(planner: Planner) -> Plan:
         tuning=planner.tuned or planner.pool.tuning,
         waiting=planner.waiting,
         beside=_all_beside(planner),
+        heirs=_heirs(planner),
         cramped=planner.cramped,
         lingering=planner.lingering,
         seating=planner.seating,
@@ -98,6 +99,14 @@ def _all_beside(planner: Planner) -> tuple[EngineStatus, ...]:
             state = planner.podless.get(name, EngineState.BACKOFF)
             found.append(EngineStatus(engine=engine, state=state))
     return tuple(found)
+
+
+def _heirs(planner: Planner) -> Mapping[EngineName, EngineStatus]:
+    """The engines that trainers are told of in place of those that serve, as the pool's own."""
+    if not planner.pool.gated:
+        return {}
+    found = ((name, planner.groups_of(name).heir) for name in planner.wanted)
+    return {n: _of(planner, planner.wanted[n], heir) for n, heir in found if heir is not None}
 
 
 def unlisted(planner: Planner) -> tuple[EngineStatus, ...]:
@@ -167,6 +176,10 @@ def _status(planner: Planner, engine: Engine) -> EngineStatus:
     if group is None:
         state = planner.podless.get(engine.name, EngineState.CREATING)
         return EngineStatus(engine=engine, state=state)
+    return _of(planner, engine, group)
+
+
+def _of(planner: Planner, engine: Engine, group: Group) -> EngineStatus:
     states: Sequence[Health] = (planner.stands[group],)
     if group.first.nodes > 1:
         states = [planner.healths[pod.uid] for pod in group.members]

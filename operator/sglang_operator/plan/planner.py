@@ -27,7 +27,7 @@ from functools import cached_property
 from sglang_operator.api import spec
 from sglang_operator.api.names import EngineName, Uid
 from sglang_operator.diagnosis import causes
-from sglang_operator.observed import groups, health
+from sglang_operator.observed import groups, health, listed
 from sglang_operator.observed.engine_state import EngineState
 from sglang_operator.observed.groups import Group
 from sglang_operator.observed.health import Health
@@ -146,6 +146,11 @@ class Planner:
     def turn(self) -> Turn:
         """The GPUs that the trainer has for itself."""
         return turns.taken(self.pool, self.observed)
+
+    @cached_property
+    def listed(self) -> Mapping[EngineName, str]:
+        """The instances by which trainers were told of the engines: looked up where two run."""
+        return listed.instances(self.observed.children, self.pool.owner)
 
     def seniority(self, group: Group) -> tuple[bool, float, int]:
         """The one that the last commit covers comes first, then the oldest: no probe changes it."""

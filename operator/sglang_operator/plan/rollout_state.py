@@ -70,6 +70,9 @@ class RolloutState:
     homeless: Set[EngineName] = frozenset()
     cramped: Set[EngineName] = frozenset()
     torn: Set[EngineName] = frozenset()
+    # Those of them that are up; and of these those that get weights from a sync alone.
+    arrived: Set[EngineName] = frozenset()
+    awaiting: Set[EngineName] = frozenset()
     refused: bool = False  # the API server takes no more pods now
     queued: bool = False  # a wanted one waits in a queue for what one beside another would take
     lowest_first: bool = False  # the lowest rank goes first, not the highest
@@ -86,4 +89,4 @@ class Going:
     replaced: Set[EngineName] = frozenset()  # those whose GPUs others need
     surging: frozenset[EngineName] = frozenset()  # outdated ones that get a new one beside them
     cramped: bool = False  # there is no room for such
-    retreating: frozenset[EngineName] = frozenset()  # from beside which it goes again
+    retreating: frozenset[EngineName] = frozenset()  # from beside which one goes again

@@ -6,6 +6,8 @@ memory is the trainer's: a new one would take it back.  Both end without us: a t
 not renew has aborted, and one that lets engines sleep wakes them for the next step.
 """
 
+from collections.abc import Set
+
 from sglang_operator.api.spec import Recovery
 from sglang_operator.observed.groups import Group
 from sglang_operator.observed.model import Observed, ObservedChild
@@ -84,6 +86,15 @@ def fetches(group: Group, pool: Pool, observed: Observed) -> bool:
         return False
     report = observed.reports.get(group.instance or "")
     return report is None or report.loading is None or not report.loading.error
+
+
+def covered(pool: Pool, observed: Observed) -> Set[str]:
+    """The instances whose gates are open by the last commit, or about to be."""
+    lease = _lease(pool, observed)
+    if lease is None or not pool.gated:
+        return frozenset()
+    current = read(lease.body)
+    return current.instances if current.phase is Phase.COMMITTED else frozenset()
 
 
 def _lease(pool: Pool, observed: Observed) -> ObservedChild | None:

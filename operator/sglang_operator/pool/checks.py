@@ -104,10 +104,10 @@ def _shares(draft: Draft) -> Iterator[errors.Problem]:
 
 
 def _surge(draft: Draft) -> Iterator[errors.Problem]:
-    """Engines beside those that they replace, of which a sync would know nothing."""
+    """Engines beside those that they replace, where nobody tells when a trainer writes."""
     surge = draft.spec.rollout.max_surge
-    if draft.gated and surge not in (0, "0%"):
-        yield errors.SURGE_GATED("spec.rollout.maxSurge", found=errors.word(surge))
+    if draft.gate is WeightsGate.VERSIONED and surge not in (0, "0%"):
+        yield errors.SURGE_VERSIONED("spec.rollout.maxSurge", found=errors.word(surge))
 
 
 def _references(draft: Draft) -> Iterator[errors.Problem]:

@@ -12,15 +12,17 @@ from typing import Any
 from sglang_operator.api import conditions
 from sglang_operator.api.names import EngineName
 from sglang_operator.gates.decide import GatePlan
+from sglang_operator.observed import groups
 from sglang_operator.observed.model import Gate, Observed, ObservedNode, ObservedPod
 from sglang_operator.plan.plan import Plan, plan
 from sglang_operator.pool.resolve import Pool
 from sglang_operator.status import compute
-from tests.builders import NOW, a_failed_start, a_lease, a_pod, a_pool, weighed
+from tests.builders import NOW, a_failed_start, a_lease, a_pod, a_pool, a_registry, weighed
 
 GPUS = 2
 OLD = "0" * 10
 OPEN = Gate(is_open=True, version="step-9")
+CLOSED = Gate(is_open=False, version="", reason="NotCovered")
 NO_PLACE = "0/2 nodes are available: 2 Insufficient nvidia.com/gpu."
 LOADS = {"strategy_name": "sglang", "strategy_config": {"mem_fraction_static": 0.7}}
 Json = dict[str, Any]
@@ -49,12 +51,15 @@ class World:
         self.refused = False  # the API server takes no pod
         self.dry_run = ""  # "refused" or "doubted"
         self.last_gone = 0.0
+        self.told: dict[EngineName, str] = {}  # by the registry: the instance of each engine
+        self.covered: frozenset[str] = frozenset()  # by the last commit
         self.pods: list[ObservedPod] = []
         for engine in self.pool.running:
             if engine.rank not in (case.get("without") or ()):
                 self._make(engine.rank, 0, revision=OLD, ready=True, containers_ready=True)
         if case.get("closed"):
             self.pods = [dataclasses.replace(p, ready=False, gate=None) for p in self.pods]
+        self._publish(self.plan())
 
     # --- what happens
 
@@ -73,8 +78,10 @@ class World:
         elif first == "quota":
             self.refused = rest == "refuses"
         elif event == "commit":
-            self.phase = "Committed"
-            self.pods = [_open(pod) if pod.containers_ready else pod for pod in self.pods]
+            self._commit()
+        elif event == "covered":
+            self._commit()
+            self.pods = [dataclasses.replace(p, ready=False, gate=None) for p in self.pods]
         elif event in ("sync", "sleep"):
             self.phase = {"sync": "Syncing", "sleep": "Sleeping"}[event]
         elif event == "free":
@@ -84,6 +91,30 @@ class World:
         else:
             raise ValueError(f"no such event: {event}")
         self._schedule()
+
+    def _commit(self) -> None:
+        """A trainer has synced the engines of which the registry tells."""
+        self.phase = "Committed"
+        listed = set(self.told.values())
+        self.covered = frozenset(
+            group.instance
+            for group in groups.of(self.pods)
+            if group.instance in listed and group.containers_ready
+        )
+        self._gates()
+
+    def _gates(self) -> None:
+        """What the commit covers is open, and nothing else."""
+        covered = {
+            pod.uid
+            for group in groups.of(self.pods)
+            if not self.pool.gated or group.instance in self.covered
+            for pod in group.members
+        }
+        self.pods = [
+            (_open(pod) if pod.uid in covered else _closed(pod)) if pod.containers_ready else pod
+            for pod in self.pods
+        ]
 
     def change(self, spec: Mapping[str, Any]) -> None:
         """Somebody edits the pool."""
@@ -107,6 +138,8 @@ class World:
                 continue
             if what == "fails":
                 self.pods[index] = self._failed(pod)
+            elif what == "loads":
+                pass  # below: an engine as a whole has weights
             elif what == "is deleted":
                 self.pods[index] = dataclasses.replace(pod, phase="")  # is left out below
             else:
@@ -114,6 +147,10 @@ class World:
                 assert pod.node, f"{pod.name} has no place"
                 self.pods[index] = dataclasses.replace(pod, **changes)
         self.pods = [pod for pod in self.pods if pod.phase]
+        if what == "loads":
+            runs = (g for g in groups.of(self.pods) if (g.engine, g.attempt) == (name, attempt))
+            self.covered |= {group.instance for group in runs if group.instance}
+            self._gates()
 
     def _failed(self, pod: ObservedPod) -> ObservedPod:
         engine = next(e for e in self.pool.engines if e.name == pod.engine)
@@ -159,6 +196,11 @@ class World:
         """What is decided now."""
         return plan(self.pool, self._observed(), self.now)
 
+    def _publish(self, made: Plan) -> None:
+        """The registry tells of the engines as they are."""
+        engines = (made.heirs.get(engine.name, engine) for engine in made.engines)
+        self.told = {each.name: each.instance for each in engines if each.instance}
+
     def _observed(self) -> Observed:
         doubted = refused = ""
         if self.dry_run == "refused":
@@ -176,7 +218,7 @@ class World:
         return Observed(
             pods=tuple(self.pods),
             nodes=nodes,
-            children=self._lease(),
+            children={**self._lease(), **a_registry(self.pool, self.told)},
             recorded=frozenset(pod.uid for pod in self.pods if pod.ended),
             creates_refused=self.refused,
             refused_revision=refused,
@@ -185,11 +227,18 @@ class World:
         )
 
     def _lease(self) -> dict[Any, Any]:
-        return a_lease(self.pool, phase=self.phase, holder="trainer") if self.phase else {}
+        if not self.phase:
+            return {}
+        said = {"phase": self.phase, "version": OPEN.version, "checkpoint": "/ckpt/step-9"}
+        if self.phase != "Committed":
+            said["holder"] = "trainer"
+        return a_lease(self.pool, **said, instances=",".join(sorted(self.covered)))
 
     def reason(self, made: Plan) -> str:
         """The reason by which the pool's status tells of it."""
-        weights: GatePlan = weighed(self.pool, self.pods, self.now, children=self._lease())
+        weights: GatePlan = weighed(
+            self.pool, self.pods, self.now, children=self._observed().children
+        )
         status = compute.compute(
             self.pool, made, weights, ignored=(), troubles=(), previous={}, now=self.now
         )
@@ -199,6 +248,7 @@ class World:
 
     def carry_out(self, made: Plan) -> None:
         """What was decided comes about."""
+        self._publish(made)
         gone = {removal.pod.uid for removal in made.removals}
         if gone:
             self.last_gone = self.now
@@ -234,6 +284,8 @@ class World:
             values["node_rank"] = node_rank
             if old:
                 values["node"] = f"gpu-node-{rank * self.size + node_rank if self.size > 1 else 0}"
+            if old:
+                values["container_id"] = f"containerd://{rank}-{attempt}-{node_rank}"
             self.pods.append(a_pod(self.pool, self.pool.engines[rank], attempt, **values))
 
     def _schedule(self) -> None:
@@ -250,7 +302,12 @@ class World:
                 continue
             node = f"gpu-node-{free.pop(0)}" if self.size > 1 else "gpu-node-0"
             self.pods[index] = dataclasses.replace(
-                pod, node=node, phase="Running", engine_runs=True, unschedulable=""
+                pod,
+                node=node,
+                phase="Running",
+                engine_runs=True,
+                unschedulable="",
+                container_id=f"containerd://{pod.name}",
             )
 
     # --- how it is told
@@ -317,3 +374,7 @@ class World:
 
 def _open(pod: ObservedPod) -> ObservedPod:
     return dataclasses.replace(pod, ready=True, gate=OPEN if pod.gated else None)
+
+
+def _closed(pod: ObservedPod) -> ObservedPod:
+    return dataclasses.replace(pod, ready=False, gate=CLOSED) if pod.gated else pod

@@ -17,6 +17,8 @@ POOLS: dict[str, dict[str, Any]] = {
     "half beside": {"rollout": {"maxSurge": "50%", "maxUnavailable": 2}},
     "of two pods": {"engines": 3, "pods": 2, "rollout": {"maxSurge": 1}},
     "gated": {"gated": True, "rollout": {"maxUnavailable": 2}},
+    "gated, one beside": {"gated": True, "rollout": {"maxSurge": 1}},
+    "gated, of two pods": {"gated": True, "engines": 3, "pods": 2, "rollout": {"maxSurge": 1}},
 }
 
 

@@ -223,11 +223,19 @@ def test_a_surge_that_is_neither_is_refused(value):
 
 
 @pytest.mark.parametrize("value", [1, "25%", "100%"])
-def test_a_surge_of_a_gated_pool_is_refused_in_words(value):
-    (problem,) = refused(rollout={"maxSurge": value}).errors
-    assert problem.reason == "SurgeOfGatedPool"
-    assert "one engine for each rank" in problem.message
-    assert a_pool(rollout={"maxSurge": "0%"}).revision == a_pool().revision
+def test_a_surge_is_refused_where_nobody_says_when_a_trainer_writes(value):
+    versioned = {"weights": {"gate": "Versioned"}}
+    (problem,) = refused(rollout={"maxSurge": value}, **versioned).errors
+    assert problem.reason == "SurgeOfVersionedPool"
+    assert "does not say when it writes" in problem.message
+    assert a_pool(rollout={"maxSurge": "0%"}, **versioned).max_surge == 0
+
+
+@pytest.mark.parametrize("weights", [{}, {"recovery": "FromCheckpoint"}, {"gate": "Off"}])
+def test_a_surge_is_no_part_of_the_revision(weights):
+    pool = a_pool(rollout={"maxSurge": 1}, weights=weights)
+    assert pool.max_surge == 1
+    assert pool.revision == a_pool(weights=weights).revision
 
 
 # --- how it is told

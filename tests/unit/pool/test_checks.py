@@ -15,7 +15,7 @@ WRONG_EVERYWHERE: dict[str, Any] = {
     "num_gpus_per_worker": 5000,
     "device_mapping": "[0,0]",
     "extra_args": ["--tp-size=3"],
-    "rollout": {"maxSurge": 2},
+    "rollout": {"maxSurge": 5000},
 }
 
 

@@ -79,6 +79,7 @@ RUNS_ON: dict[str, object] = {
     "suspend": True,
     "weights.recovery": "FromCheckpoint",
     "rollout.maxUnavailable": 3,
+    "rollout.maxSurge": 1,
     "rollout.partition": 1,
     "rollout.paused": True,
     "rollout.revisionHistoryLimit": 3,
@@ -115,7 +116,6 @@ RUNS_ON: dict[str, object] = {
 MODE = "placement.mode"
 REFUSED: dict[str, object] = {
     "strategy_args.strategy_name": "vllm",
-    "rollout.maxSurge": 1,
     "router": {},
 }
 

@@ -24,10 +24,11 @@ NOT_YET_SUPPORTED = _error(
     "NotYetSupported", "found {found}, which is not yet supported; {advice}", POLICY
 )
 
-SURGE_GATED = _error(
-    "SurgeOfGatedPool",
-    "maxSurge is {found}, but the pool has a weights gate (weights.gate): an engine that comes up "
-    "beside another serves nobody before a sync, and a sync is of one engine for each rank; use 0: "
-    "rollouts go by maxUnavailable, and engines behind a closed gate are replaced at once",
+SURGE_VERSIONED = _error(
+    "SurgeOfVersionedPool",
+    "maxSurge is {found} with weights.gate Versioned: such a trainer does not say when it writes, "
+    "so the registry could name the new of two engines of a rank in the middle of its sync, and "
+    "either would keep half of it; use 0, by which engines are replaced in place, or a trainer "
+    "that syncs by the client, with weights.gate Committed",
     POLICY,
 )

@@ -2,11 +2,13 @@
 
 While a revision is rolled out with ``maxSurge``, one of it comes up beside one that serves, and
 takes its place once it serves itself.  Not while engines are left alone (``turns.leaves_alone``):
-then the one that was there first is the engine, as the registry tells of it, and both stay.
+then the one that was there first is the engine, and both stay.  Of which of them trainers are told
+is another question (``plan.heirs``).
 """
 
 from sglang_operator.api.names import EngineName
 from sglang_operator.observed.groups import Group
+from sglang_operator.plan import heirs
 from sglang_operator.plan.engine_groups import EngineGroups
 from sglang_operator.plan.planner import Planner
 
@@ -21,6 +23,7 @@ def remove_extra_pods(planner: Planner) -> None:
             found.live.sort(key=lambda group: _first_that_lives(planner, group))
         if alone or (planner.pool.max_surge and name in planner.wanted):
             found.beside = _beside(planner, name, found, alone=alone)
+        found.heir = heirs.of(planner, found)
         kept, accepts = found.live[0], planner.pool.accepts
         for extra in found.live[1:]:
             if extra is found.beside or (alone and _stays(planner, kept, extra)):

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from sglang_operator.observed.engine_state import EngineState
 from sglang_operator.observed.groups import Group
-from sglang_operator.plan import footing, rollout
+from sglang_operator.plan import footing, rollout, turns
 from sglang_operator.plan.engine_groups import EngineGroups
 from sglang_operator.plan.planner import Planner
 from sglang_operator.plan.rollout_state import Waits
@@ -33,6 +33,7 @@ def make_way_for_the_new(planner: Planner) -> None:
         failing=planner.present_starts().failing,
         beside={n: f.beside for n, f in planner.engines.items() if f.beside is not None},
         unseated=frozenset(planner.without_seat),
+        covered=turns.covered(planner.pool, planner.observed),
         tried=frozenset(n for n, found in planner.engines.items() if planner.tried(found)),
         now=planner.now,
     )
@@ -57,7 +58,7 @@ def make_way_for_the_new(planner: Planner) -> None:
 
 def _retreat(planner: Planner, found: EngineGroups) -> None:
     if found.beside is not None and not planner.stays(found.beside):
-        why = "it has a part of its pods, and an engine that serves nobody finds no place"
+        why = "it serves nobody, and an engine that is missing finds no place"
         planner.remove_group(found.beside, why, at_once=True)
         found.beside = None
 
