@@ -111,6 +111,7 @@ _CLAIMED: Spec = {"mode": "Slot", "slot": {"claims": [_CLAIM]}}
 OPERATOR: dict[str, Spec] = {
     "POD_FIELD": _with(podTemplate={"spec": {"tolerations": [{"operator": "Equals"}]}}),
     "NOT_YET_SUPPORTED": _with(router={}),
+    "WINDOW_VERSIONED": _with(rollout={"window": "BetweenSteps"}, weights={"gate": "Versioned"}),
     "SURGE_VERSIONED": _with(rollout={"maxSurge": 1}, weights={"gate": "Versioned"}),
     "MEMORY_SAVER_OFF": _config(enable_memory_saver=False) | {"placement": _SHARED},
     "SHARED_UNMAPPED": _with(device_mapping=None, replicas=1, placement=_SHARED),

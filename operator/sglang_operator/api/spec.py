@@ -46,6 +46,13 @@ class OnNodeLost(Enum):
     WAIT = "Wait"
 
 
+class RolloutWindow(Enum):
+    """When an engine that serves may go for a rollout."""
+
+    ANYTIME = "Anytime"
+    BETWEEN_STEPS = "BetweenSteps"
+
+
 class RolloutOrder(Enum):
     """Which engines of an older revision are replaced first."""
 
@@ -153,6 +160,8 @@ class Rollout(_Section, frozen=True, kw_only=True):
     max_surge: int | str = 0
     partition: int = 0
     order: RolloutOrder = RolloutOrder.HIGHEST_RANK_FIRST
+    window: RolloutWindow = RolloutWindow.ANYTIME
+    window_deadline_seconds: int = 3600  # since a rollout began, then it goes on at any time
     paused: bool = False
     revision_history_limit: int = 10  # earlier revisions that can be gone back to
     progress_deadline_seconds: int | None = None  # None: it may take as long as it does

@@ -66,6 +66,11 @@ ROLLOUT_WAITS_FOR_WEIGHTS = (
     "at most {budget} may be out of service; if no trainer syncs any more, this goes on without, "
     "until nobody serves: {command}"
 )
+ROLLOUT_WAITS_FOR_WINDOW = (
+    "the rollout waits for the end of the trainer's step (rollout.window BetweenSteps): it goes on "
+    "with the next commit, and from {until} on whenever no trainer writes weights or has put the "
+    "engines to sleep"
+)
 ROLLOUT_WAITS_FOR_ROOM = (
     "engine {engine} needs {gpus} {resource} on one node, and no node gets as many free while "
     "rollout.maxUnavailable is {budget}; let more engines go at a time: {command}"

@@ -55,6 +55,7 @@ class Decider:
         """
         at, memory, begun = moment(), this.memory, time.perf_counter()
         observed = self._observer.observe(this.key, memory, at)
+        observed = memory.windows.seen(pool, observed, this.record.status, at)
         if stays:
             observed = replace(observed, stays=stays)
         memory.note_revisions(pool, groups.of(observed.pods), observed.reports)
@@ -73,6 +74,7 @@ class Decider:
         if pool.takes_turns:
             occupied = standing.occupied(observed.all_pods).union(memory.unsure.values())
             weights = replace(weights, occupied=occupied)
+        memory.windows.learn(plan)
         memory.said, memory.handed_on = weights.said, plan.handed_on
         if plan.seating is not None:
             memory.pins = plan.seating.pins

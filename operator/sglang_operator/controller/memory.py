@@ -23,6 +23,7 @@ from sglang_operator.controller.meters import PoolMeter
 from sglang_operator.controller.requeue import Reason, Requeue
 from sglang_operator.controller.rewrites import Rewrites
 from sglang_operator.controller.trying import Trial
+from sglang_operator.controller.windows import Windows
 from sglang_operator.gates import decide
 from sglang_operator.kube.errors import ApiError
 from sglang_operator.observed import facts
@@ -127,6 +128,7 @@ class Memory:
     rewrites: Rewrites = field(default_factory=Rewrites)
     claims: Claims = field(default_factory=Claims)
     progress: Progress | None = None  # of its rollout, as it was told last
+    windows: Windows = field(default_factory=Windows)
     stepped_at: float = float("-inf")  # the last own step in the Lease
     said: Transaction | None = None  # what the weights Lease said last
     # Pods that went before their next ones are made, with the failures that those follow.

@@ -168,6 +168,7 @@ def _status(
         without=observed.absent_kinds,
         unstored=this.memory.unstored(foreign, named, this.key),
         progress=_progress(this, decision),
+        window=this.memory.windows.told(decision.pool),
     )
 
 

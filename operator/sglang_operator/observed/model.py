@@ -19,6 +19,7 @@ from sglang_operator.api.names import EngineName, Uid, weights_lease_name
 from sglang_operator.engine import diagnosis
 from sglang_operator.engine.diagnosis import Diagnosis, Numbers, Reading
 from sglang_operator.memory.cards import Card
+from sglang_operator.observed.moment import NO_STEPS, Steps
 from sglang_operator.observed.silence import Silence, Uncounted
 from sglang_operator.placement.devices import Inventory, Pin
 from sglang_operator.placement.seats import Claim, TrainerPod
@@ -462,6 +463,7 @@ class Observed:
     handed_on: Mapping[EngineName, ObservedPod] = field(default_factory=dict)
     # When a pod of the pool was last seen to leave, or to be on its way (steady).
     last_gone: float = 0.0
+    steps: Steps = NO_STEPS  # of a trainer, where rollouts go by them
     # Why nothing is made any more: what is there is the garbage collector's, and serves until then.
     leaving: str = ""
     # The API server would refuse a pod of this revision: no running engine goes for it.

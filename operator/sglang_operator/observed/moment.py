@@ -12,3 +12,13 @@ class Moment(NamedTuple):
     def told(self, when: float) -> float:
         """A time by the steady clock, as this moment's wall clock tells it."""
         return self.wall + (when - self.steady)
+
+
+class Steps(NamedTuple):
+    """What a rollout that goes by a trainer's steps has to know of the past."""
+
+    committed: float | None = None  # when the last commit was seen to come about (steady)
+    rolling: Moment | None = None  # since when the rollout is under way; None: since now
+
+
+NO_STEPS = Steps()

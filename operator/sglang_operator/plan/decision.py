@@ -76,6 +76,7 @@ class Plan:
     stalls: tuple[Stall, ...] = ()  # given up until the spec changes, or the pods go
     tuning: Tuning | None = None  # to be in force from the next pass on
     waiting: Waiting | None = None  # why a change does not go on
+    rolling: bool = False  # whether engines are there that are to go for it
     # New ones that are on their way up beside engines of an older revision, which serve until then.
     beside: tuple[EngineStatus, ...] = ()
     cramped: str | None = None  # why none finds room, in the scheduler's words, if there are any

@@ -35,6 +35,7 @@ class LiveGroups:
     beside: Mapping[EngineName, Group] = field(default_factory=dict)
     tried: frozenset[EngineName] = frozenset()
     unseated: Set[EngineName] = frozenset()  # wanted ones that would have no seat now
+    amid: bool = False  # a trainer's step is under way
     covered: Set[str] = frozenset()  # the instances that hold what was committed last
     now: float = 0.0
 
@@ -79,6 +80,12 @@ class LiveGroups:
             for name, group in self.beside.items()
             if (due := self._cramped_from(group, observed)) and due <= self.now
         )
+        up = {name for name, group in self.beside.items() if self._is_up(group)}
+        lacking_up = {
+            name: turns.fetches(group, pool, observed)
+            for name in up
+            if self._lacks_weights(group := self.beside[name])
+        }
         return RolloutState(
             wanted=pool.running,
             gpus=pool.gpus,
@@ -104,12 +111,8 @@ class LiveGroups:
             homeless=frozenset(n for n, group in self.beside.items() if not group.placed),
             cramped=cramped,
             torn=frozenset(n for n in cramped if self.beside[n].unplaced < self.beside[n].size),
-            arrived=frozenset(n for n, group in self.beside.items() if self._is_up(group)),
-            awaiting=frozenset(
-                name
-                for name, group in self.beside.items()
-                if self._lacks_weights(group) and not turns.fetches(group, pool, observed)
-            ),
+            arrived=frozenset(up - {name for name, fetches in lacking_up.items() if fetches}),
+            awaiting=frozenset(name for name, fetches in lacking_up.items() if not fetches),
             refused=observed.creates_refused,
             queued=any(pod.is_queued for group in kept.values() for pod in group.members),
             lowest_first=pool.spec.rollout.order is RolloutOrder.LOWEST_RANK_FIRST,
@@ -122,6 +125,7 @@ class LiveGroups:
             doubted=observed.doubted_revision == pool.revision
             and all(pod.revision != pool.revision for pod in observed.pods),
             held=held,
+            amid=self.amid,
         )
 
     def _held_for_seats(self, outdated: Set[EngineName]) -> Waits | None:

@@ -52,6 +52,7 @@ def plan(planner: Planner) -> Plan:
         stalls=tuple(planner.starts.stalls()) if ended else (),
         tuning=planner.tuned or planner.pool.tuning,
         waiting=planner.waiting,
+        rolling=planner.rolling,
         beside=_all_beside(planner),
         heirs=_heirs(planner),
         cramped=planner.cramped,

@@ -32,6 +32,7 @@ from sglang_operator.observed.engine_state import EngineState
 from sglang_operator.observed.groups import Group
 from sglang_operator.observed.health import Health
 from sglang_operator.observed.model import Observed, ObservedPod
+from sglang_operator.observed.moment import Moment
 from sglang_operator.placement.seats import Seat
 from sglang_operator.plan import footing, restart, seating, startup, turns
 from sglang_operator.plan.decision import ENDED_GRACE_SECONDS, CreateEngine, HungPod, RemovePod
@@ -74,6 +75,7 @@ class Planner:
         self.taken_over: list[ObservedPod] = []
         self.hung: list[HungPod] = []
         self.waiting: Waiting | None = None
+        self.rolling = False  # whether engines are there that are to go for a change
         self.surging: frozenset[EngineName] = frozenset()  # that get another beside them now
         self.cramped: str | None = None  # why there is no room for such: "" if nobody says
         self.tuned: Tuning | None = None
@@ -151,6 +153,23 @@ class Planner:
     def listed(self) -> Mapping[EngineName, str]:
         """The instances by which trainers were told of the engines: looked up where two run."""
         return listed.instances(self.observed.children, self.pool.owner)
+
+    @cached_property
+    def amid(self) -> bool:
+        """Whether none that serves goes for another now: a trainer's step is under way."""
+        if not turns.amid_a_step(self.pool, self.observed, self.now):
+            return False
+        if self.now >= (until := self.window_ends.steady):
+            return False
+        self.wakes.append(until)
+        return True
+
+    @cached_property
+    def window_ends(self) -> Moment:
+        """From when on a rollout goes on whichever step is under way."""
+        wait = self.pool.spec.rollout.window_deadline_seconds
+        since = self.observed.steps.rolling or Moment(wall=0.0, steady=self.now)
+        return Moment(wall=since.wall + wait, steady=since.steady + wait)
 
     def seniority(self, group: Group) -> tuple[bool, float, int]:
         """The one that the last commit covers comes first, then the oldest: no probe changes it."""

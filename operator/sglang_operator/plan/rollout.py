@@ -20,6 +20,9 @@ What can wait for the sync, an engine of an older revision, still does.
 A new engine beside an old one is synced in its place (``plan/heirs``).  Where it holds what another
 waits for, without which there is no sync, it goes again: it serves nobody.
 
+In the middle of a trainer's step (``turns.amid_a_step``) none goes that serves; new ones come up
+beside them.
+
 What a commit covers is about to serve: until its gate is seen to be open it counts like an engine
 that misses a probe.
 
@@ -49,7 +52,10 @@ def going(state: RolloutState) -> Going:
     change.remove_unneeded()
     if not state.paused:
         change.remove_idle()
-        if state.held is None and not state.failing:
+        if state.held is None and state.amid:
+            if not state.failing:
+                change.surge()  # nobody goes for it yet
+        elif state.held is None and not state.failing:
             if state.stuck:
                 change.make_room()
             elif not change.new_first:
@@ -336,6 +342,8 @@ class _Change(Budget):
             return None
         if lacking := len(self.state.closed) + len(self.state.awaiting):
             return Waiting(what=Waits.FOR_WEIGHTS, engines=lacking)
+        if self.state.amid and not self._in_progress():
+            return Waiting(what=Waits.FOR_WINDOW)
         return None
 
     def _comes_first(self) -> bool:

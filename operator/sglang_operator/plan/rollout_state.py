@@ -15,6 +15,7 @@ class Waits(Enum):
 
     FOR_SYNC = "ForSync"  # a trainer writes weights to these engines
     FOR_WAKE = "ForWake"  # a trainer has their memory
+    FOR_WINDOW = "ForWindow"  # a trainer's step is under way
     FOR_WEIGHTS = "ForWeights"  # replaced engines are up and hold no weights yet
     FOR_ROOM = "ForRoom"  # no node gets room for an engine by what may go
     FOR_RESUME = "ForResume"  # it is paused, and engines cannot be before old ones go
@@ -30,6 +31,7 @@ class Waiting:
     engines: int = 0  # that are up with a closed gate
     engine: EngineName | None = None  # the engine that finds no room
     needed: int = 0  # the maxUnavailable with which it would go on
+    until: float = 0.0  # when it goes on all the same, by the wall clock
     # The scheduler's words, where it is not GPUs that nodes lack; of seats, why there are none.
     lacking: str = ""
 
@@ -63,6 +65,7 @@ class RolloutState:
     paused: bool = False
     failing: bool = False  # the present revision fails at its start: none that runs goes for it
     held: Waits | None = None  # running engines are left alone for now
+    amid: bool = False  # a trainer's step is under way: none that serves goes for another
     max_surge: int = 0  # engines that may run beside those that they are to replace
     # Outdated ones beside which such a one runs, or did and will be tried again; those of these
     # that lack a node, of them those that find none, and of them those that hold some all the same.
@@ -70,7 +73,7 @@ class RolloutState:
     homeless: Set[EngineName] = frozenset()
     cramped: Set[EngineName] = frozenset()
     torn: Set[EngineName] = frozenset()
-    # Those of them that are up; and of these those that get weights from a sync alone.
+    # Those of them that are up and load no weights; of these those that get them by a sync alone.
     arrived: Set[EngineName] = frozenset()
     awaiting: Set[EngineName] = frozenset()
     refused: bool = False  # the API server takes no more pods now

@@ -4,11 +4,14 @@ A sync writes to all engines at once, often by a collective operation that hangs
 what it writes counts only for the engines that it began with.  While the engines sleep, their
 memory is the trainer's: a new one would take it back.  Both end without us: a trainer that does
 not renew has aborted, and one that lets engines sleep wakes them for the next step.
+
+Between two of a trainer's turns its step goes on with the engines that serve.  Who wants none of
+these to go in the middle of it (``rollout.window``) has them go as it begins, or at a deadline.
 """
 
 from collections.abc import Set
 
-from sglang_operator.api.spec import Recovery
+from sglang_operator.api.spec import Recovery, RolloutWindow
 from sglang_operator.observed.groups import Group
 from sglang_operator.observed.model import Observed, ObservedChild
 from sglang_operator.plan.rollout_state import Waits
@@ -17,6 +20,9 @@ from sglang_operator.scheduling import gangs
 from sglang_operator.weights import lost_lease
 from sglang_operator.weights.lease_state import Phase, Transaction, read
 from sglang_operator.weights.turn import ENGINES, TRAINER, Turn
+
+# For so long after a commit its engines have hardly begun with the next step.
+BETWEEN_SECONDS = 10.0
 
 _HELD = {Phase.SYNCING: Waits.FOR_SYNC, Phase.SLEEPING: Waits.FOR_WAKE}
 
@@ -86,6 +92,22 @@ def fetches(group: Group, pool: Pool, observed: Observed) -> bool:
         return False
     report = observed.reports.get(group.instance or "")
     return report is None or report.loading is None or not report.loading.error
+
+
+def amid_a_step(pool: Pool, observed: Observed, now: float) -> bool:
+    """Whether engines that serve are left to the step of a trainer that is under way.
+
+    Its commit ends one step and begins the next: the engines have hardly begun with that so soon
+    after it, and one that goes then is back for the next sync the earliest.  Where none was
+    committed, or nobody has its weights any more, there is no step.
+    """
+    if pool.spec.rollout.window is not RolloutWindow.BETWEEN_STEPS:
+        return False
+    lease = _lease(pool, observed)
+    if lease is None or read(lease.body).phase is not Phase.COMMITTED:
+        return False
+    seen = observed.steps.committed
+    return seen is None or not seen <= now < seen + BETWEEN_SECONDS
 
 
 def covered(pool: Pool, observed: Observed) -> Set[str]:

@@ -64,6 +64,7 @@ _BOUNDS: tuple[tuple[str, str, int, int], ...] = (
     ("seed", "seed", 0, 2**32 - 1),
     ("rollout.partition", "rollout.partition", 0, 4096),
     ("rollout.revision_history_limit", "rollout.revisionHistoryLimit", 0, 100),
+    ("rollout.window_deadline_seconds", "rollout.windowDeadlineSeconds", 0, 604800),
     ("rollout.progress_deadline_seconds", "rollout.progressDeadlineSeconds", 30, 86400),
     ("restart.node_lost_seconds", "restart.nodeLostSeconds", 0, 86400),
     ("restart.backoff_seconds", "restart.backoffSeconds", 1, 3600),
@@ -108,6 +109,13 @@ def _surge(draft: Draft) -> Iterator[errors.Problem]:
     surge = draft.spec.rollout.max_surge
     if draft.gate is WeightsGate.VERSIONED and surge not in (0, "0%"):
         yield errors.SURGE_VERSIONED("spec.rollout.maxSurge", found=errors.word(surge))
+
+
+def _window(draft: Draft) -> Iterator[errors.Problem]:
+    """Steps of which nobody tells when they end."""
+    window = draft.spec.rollout.window
+    if draft.gate is WeightsGate.VERSIONED and window is not spec.RolloutWindow.ANYTIME:
+        yield errors.WINDOW_VERSIONED("spec.rollout.window", found=window.value)
 
 
 def _references(draft: Draft) -> Iterator[errors.Problem]:
@@ -397,6 +405,7 @@ CHECKS: tuple[Check, ...] = (
     _ranges,
     _shares,
     _surge,
+    _window,
     _references,
     _scheduling,
     _placement,

@@ -85,12 +85,14 @@ def compute(
     reports: Mapping[str, EngineReport] | None = None,
     nodes: memory.Nodes = None,
     progress: Progress | None = None,
+    window: Mapping[str, Any] | None = None,
     without: Collection[str] = (),
     unstored: Hindrance | None = None,
 ) -> dict[str, Any]:
     """The status of a pool that can be run.
 
-    ``progress`` of its rollout, where it is watched; ``without`` these kinds of children it does;
+    ``progress`` of its rollout, where it is watched; ``window``: since when, and until when, it
+    goes by a trainer's steps; ``without`` these kinds of children it does;
     ``unstored``: what keeps revisions from being stored.
     """
     previous = stored.understood(previous)
@@ -132,8 +134,8 @@ def compute(
         status["reported"] = said
     if held := memory.memory(pool, plan.engines, reports or {}, nodes, previous):
         status["memory"] = held
-    if progress is not None:
-        status["rollout"] = progress.written()
+    if told_of := (progress.written() if progress else {}) | ({"window": window} if window else {}):
+        status["rollout"] = told_of
     if plan.tuning is not None and pool.bounds is not None:
         status["tuning"] = tuning.written(plan.tuning, pool.bounds)
     warnings = [

@@ -28,7 +28,7 @@ from sglang_operator.status import failures
 from sglang_operator.weights import times
 
 # What ends without the operator, by the trainer.
-_TRAINERS_TURN = frozenset({Waits.FOR_SYNC, Waits.FOR_WAKE, Waits.FOR_WEIGHTS})
+_TRAINERS_TURN = frozenset({Waits.FOR_SYNC, Waits.FOR_WAKE, Waits.FOR_WINDOW, Waits.FOR_WEIGHTS})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,6 +4,7 @@ from sglang_operator.api import conditions, texts
 from sglang_operator.plan.plan import Plan
 from sglang_operator.plan.rollout_state import Waiting, Waits
 from sglang_operator.pool.resolve import Pool
+from sglang_operator.weights import times
 
 
 def message(pool: Pool, waiting: Waiting) -> str:
@@ -25,6 +26,7 @@ def message(pool: Pool, waiting: Waiting) -> str:
         resource=pool.resource,
         engine=waiting.engine,
         lacking=waiting.lacking,
+        until=times.shown(waiting.until),
         command=command,
     )
 
@@ -61,6 +63,7 @@ def cramped(pool: Pool, plan: Plan, _: object = None) -> tuple[str, str] | None:
 _TEXTS = {
     Waits.FOR_SYNC: texts.ROLLOUT_WAITS_FOR_SYNC,
     Waits.FOR_WAKE: texts.ROLLOUT_WAITS_FOR_WAKE,
+    Waits.FOR_WINDOW: texts.ROLLOUT_WAITS_FOR_WINDOW,
     Waits.FOR_WEIGHTS: texts.ROLLOUT_WAITS_FOR_WEIGHTS,
     Waits.FOR_ROOM: texts.ROLLOUT_WAITS_FOR_ROOM,
     Waits.FOR_RESUME: texts.ROLLOUT_WAITS_FOR_RESUME,

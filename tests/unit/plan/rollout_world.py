@@ -11,9 +11,12 @@ from typing import Any
 
 from sglang_operator.api import conditions
 from sglang_operator.api.names import EngineName
+from sglang_operator.api.spec import RolloutWindow
 from sglang_operator.gates.decide import GatePlan
 from sglang_operator.observed import groups
 from sglang_operator.observed.model import Gate, Observed, ObservedNode, ObservedPod
+from sglang_operator.observed.moment import Moment, Steps
+from sglang_operator.plan import turns
 from sglang_operator.plan.plan import Plan, plan
 from sglang_operator.pool.resolve import Pool
 from sglang_operator.status import compute
@@ -51,6 +54,8 @@ class World:
         self.refused = False  # the API server takes no pod
         self.dry_run = ""  # "refused" or "doubted"
         self.last_gone = 0.0
+        self.committed: float | None = None  # when a commit was seen to come about
+        self.rolling = Moment(wall=NOW, steady=NOW)
         self.told: dict[EngineName, str] = {}  # by the registry: the instance of each engine
         self.covered: frozenset[str] = frozenset()  # by the last commit
         self.pods: list[ObservedPod] = []
@@ -59,7 +64,8 @@ class World:
                 self._make(engine.rank, 0, revision=OLD, ready=True, containers_ready=True)
         if case.get("closed"):
             self.pods = [dataclasses.replace(p, ready=False, gate=None) for p in self.pods]
-        self._publish(self.plan())
+        there = groups.of(self.pods)
+        self.told = {group.engine: group.instance for group in there if group.instance}
 
     # --- what happens
 
@@ -82,6 +88,8 @@ class World:
         elif event == "covered":
             self._commit()
             self.pods = [dataclasses.replace(p, ready=False, gate=None) for p in self.pods]
+        elif event == "another operator":
+            self.committed = None  # it has seen none
         elif event in ("sync", "sleep"):
             self.phase = {"sync": "Syncing", "sleep": "Sleeping"}[event]
         elif event == "free":
@@ -94,7 +102,7 @@ class World:
 
     def _commit(self) -> None:
         """A trainer has synced the engines of which the registry tells."""
-        self.phase = "Committed"
+        self.phase, self.committed = "Committed", self.now
         listed = set(self.told.values())
         self.covered = frozenset(
             group.instance
@@ -119,7 +127,9 @@ class World:
     def change(self, spec: Mapping[str, Any]) -> None:
         """Somebody edits the pool."""
         self.spec |= spec
-        self.pool = a_pool(**self.spec)
+        before, self.pool = self.pool.revision, a_pool(**self.spec)
+        if self.pool.revision != before:
+            self.rolling = Moment(wall=self.now, steady=self.now)
 
     def _engine(self, rank: int, what: str, which: Callable[[list[int]], int] = max) -> None:
         name = self.pool.engines[rank].name
@@ -167,6 +177,7 @@ class World:
 
     def comes_up(self) -> None:
         """Whatever has a place comes up, and a trainer gives all that are up their weights."""
+        self.now += 20
         starting = [p for p in self.pods if p.node and not (p.ended or p.containers_ready)]
         for name, attempt in {(pod.engine, pod.attempt) for pod in starting}:
             mates = [p for p in self.pods if (p.engine, p.attempt) == (name, attempt)]
@@ -175,7 +186,6 @@ class World:
         wanted = {engine.name for engine in self.pool.running}
         if self.pool.gated and wanted <= {p.engine for p in self.pods if p.containers_ready}:
             self.happens("commit")
-        self.now += 20
 
     def is_whole(self, pod: ObservedPod) -> bool:
         """Whether all pods of its engine are there with it."""
@@ -224,6 +234,7 @@ class World:
             refused_revision=refused,
             doubted_revision=doubted,
             last_gone=self.last_gone,
+            steps=Steps(committed=self.committed, rolling=self.rolling),
         )
 
     def _lease(self) -> dict[Any, Any]:
@@ -357,6 +368,16 @@ class World:
         olds = {(p.engine, p.attempt) for p in self.pods if not self.pool.accepts(p.revision)}
         there = {k for k, count in members.items() if count == self.size or k not in olds}
         return len(there | set(new))
+
+    @property
+    def amid(self) -> bool:
+        """Whether a trainer's step is under way that is to be left alone."""
+        rollout = self.pool.spec.rollout
+        if rollout.window is RolloutWindow.ANYTIME or self.phase != "Committed":
+            return False
+        over = self.now >= self.rolling.steady + rollout.window_deadline_seconds
+        seen = self.committed
+        return not over and (seen is None or self.now >= seen + turns.BETWEEN_SECONDS)
 
     @property
     def updated(self) -> bool:

@@ -71,6 +71,9 @@ def _keeps_its_promises(world: World, made: Plan) -> None:
         assert after == before, "an engine goes that the trainer has"
     if world.phase in ("Syncing", "Sleeping") or pool.spec.rollout.paused:
         assert not world.running(gone), "one that runs goes in the trainer's turn, or in a pause"
+    if world.amid:
+        away = [r.pod.name for r in made.removals if r.replaced and r.pod.ready]
+        assert not away, "an engine that serves goes in the middle of a step"
     most = max(world.groups(), active + pool.max_surge)
     new = {(create.engine.name, create.attempt) for create in made.creates}
     assert world.groups(gone, new) <= most, "more than maxSurge"

@@ -18,6 +18,12 @@ POOLS: dict[str, dict[str, Any]] = {
     "of two pods": {"engines": 3, "pods": 2, "rollout": {"maxSurge": 1}},
     "gated": {"gated": True, "rollout": {"maxUnavailable": 2}},
     "gated, one beside": {"gated": True, "rollout": {"maxSurge": 1}},
+    "between steps": {"gated": True, "rollout": {"window": "BetweenSteps", "maxUnavailable": 2}},
+    "beside, between steps": {
+        "gated": True,
+        "weights": {"recovery": "FromCheckpoint"},
+        "rollout": {"window": "BetweenSteps", "maxSurge": 1},
+    },
     "gated, of two pods": {"gated": True, "engines": 3, "pods": 2, "rollout": {"maxSurge": 1}},
 }
 

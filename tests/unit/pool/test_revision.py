@@ -80,6 +80,8 @@ RUNS_ON: dict[str, object] = {
     "weights.recovery": "FromCheckpoint",
     "rollout.maxUnavailable": 3,
     "rollout.maxSurge": 1,
+    "rollout.window": "BetweenSteps",
+    "rollout.windowDeadlineSeconds": 60,
     "rollout.partition": 1,
     "rollout.paused": True,
     "rollout.revisionHistoryLimit": 3,

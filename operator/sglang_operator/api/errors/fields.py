@@ -32,3 +32,9 @@ SURGE_VERSIONED = _error(
     "that syncs by the client, with weights.gate Committed",
     POLICY,
 )
+WINDOW_VERSIONED = _error(
+    "WindowOfVersionedPool",
+    "rollout.window is {found} with weights.gate Versioned: such a trainer does not say when its "
+    "steps end; use Anytime, or a trainer that syncs by the client, with weights.gate Committed",
+    POLICY,
+)

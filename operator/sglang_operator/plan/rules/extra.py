@@ -3,12 +3,13 @@
 While a revision is rolled out with ``maxSurge``, one of it comes up beside one that serves, and
 takes its place once it serves itself.  Not while engines are left alone (``turns.leaves_alone``):
 then the one that was there first is the engine, and both stay.  Of which of them trainers are told
-is another question (``plan.heirs``).
+is another question (``plan.heirs``).  Nor where the rollout waits for the end of a trainer's step
+(``turns.amid_a_step``): then both serve.
 """
 
 from sglang_operator.api.names import EngineName
 from sglang_operator.observed.groups import Group
-from sglang_operator.plan import heirs
+from sglang_operator.plan import footing, heirs
 from sglang_operator.plan.engine_groups import EngineGroups
 from sglang_operator.plan.planner import Planner
 
@@ -19,10 +20,11 @@ def remove_extra_pods(planner: Planner) -> None:
         if len(found.live) < 2:
             continue
         alone = _left_alone(planner, name, found)
-        if alone:
+        both = alone or _serves_on(planner, found)
+        if both:
             found.live.sort(key=lambda group: _first_that_lives(planner, group))
-        if alone or (planner.pool.max_surge and name in planner.wanted):
-            found.beside = _beside(planner, name, found, alone=alone)
+        if both or (planner.pool.max_surge and name in planner.wanted):
+            found.beside = _beside(planner, name, found, alone=both)
         found.heir = heirs.of(planner, found)
         kept, accepts = found.live[0], planner.pool.accepts
         for extra in found.live[1:]:
@@ -42,6 +44,14 @@ def _left_alone(planner: Planner, name: EngineName, found: EngineGroups) -> bool
     if not planner.leaves_alone or name not in planner.wanted:
         return False
     return planner.in_turn or len({group.revision for group in found.live}) > 1
+
+
+def _serves_on(planner: Planner, found: EngineGroups) -> bool:
+    """Whether one that serves is left to its step, though another is there to take its place."""
+    accepts = planner.pool.accepts
+    news = [group for group in found.live if accepts(group.revision)]
+    olds = (group for group in found.live if group not in news)
+    return bool(news) and any(footing.serves(g, planner.health(g)) for g in olds) and planner.amid
 
 
 def _first_that_lives(planner: Planner, group: Group) -> tuple[bool, bool, bool, bool, float, int]:

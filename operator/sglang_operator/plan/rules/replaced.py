@@ -33,12 +33,17 @@ def make_way_for_the_new(planner: Planner) -> None:
         failing=planner.present_starts().failing,
         beside={n: f.beside for n, f in planner.engines.items() if f.beside is not None},
         unseated=frozenset(planner.without_seat),
+        amid=planner.amid,
         covered=turns.covered(planner.pool, planner.observed),
         tried=frozenset(n for n, found in planner.engines.items() if planner.tried(found)),
         now=planner.now,
     )
-    going = rollout.going(standing.rollout_state(planner.observed))
+    state = standing.rollout_state(planner.observed)
+    planner.rolling = bool(state.outdated or state.obsolete)
+    going = rollout.going(state)
     planner.waiting = waiting = going.waiting
+    if waiting is not None and waiting.what is Waits.FOR_WINDOW:
+        planner.waiting = replace(waiting, until=planner.window_ends.wall)
     if waiting is not None and waiting.what is Waits.FOR_SEATS:
         why = next(iter(planner.without_seat.values()))
         planner.waiting = replace(waiting, lacking=why)
