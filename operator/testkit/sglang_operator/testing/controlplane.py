@@ -65,6 +65,7 @@ class ControlPlane(access.Access):
         node_monitor_grace_seconds: float | None = None,
         controller_manager_as_shipped: bool = False,
         flags: Mapping[str, Sequence[str]] | None = None,
+        runtimes: Mapping[str, Path] | None = None,
         keep: bool | None = None,
         progress: binaries.Progress = binaries.to_stderr,
     ) -> None:
@@ -74,8 +75,10 @@ class ControlPlane(access.Access):
         ``testing.nodes``); ``0`` also leaves KWOK out.  ``kind`` says what the nodes are; real
         ones need Linux and root (see ``realnode.requirements``).  ``node_monitor_grace_seconds``
         is how long a silent node counts as ready; None leaves Kubernetes' default.  ``flags`` are
-        more flags by component, such as ``{"kube-apiserver": ["--v=4"]}``.  ``keep`` leaves the
-        data folder behind; None keeps it when $SGLANG_OPERATOR_KEEP is set.
+        more flags by component, such as ``{"kube-apiserver": ["--v=4"]}``.  ``runtimes`` are
+        programs that real nodes start in the place of runc, by the handlers of RuntimeClasses;
+        they need not be there yet.  ``keep`` leaves the data folder behind; None keeps it when
+        $SGLANG_OPERATOR_KEEP is set.
         """
         super().__init__()
         self.kind = kind
@@ -88,6 +91,7 @@ class ControlPlane(access.Access):
             node_monitor_grace_seconds=node_monitor_grace_seconds,
             flags=dict(flags or {}),
         )
+        self._runtimes = dict(runtimes or {})
         self._keep = bool(os.environ.get(KEEP_VARIABLE)) if keep is None else keep
         self._progress = progress
         self._real: realnodes.RealNodes | None = None
@@ -162,7 +166,9 @@ class ControlPlane(access.Access):
         self._node_count, self._real = 0, None
         if real:
             located = nodetools.locate(self._progress)
-            self._real = realnodes.RealNodes(up, tools=located, product=self._product)
+            self._real = realnodes.RealNodes(
+                up, tools=located, product=self._product, runtimes=self._runtimes
+            )
             self._real.start_names()
             self._real.start(self._specs)
             if self._specs:

@@ -1,5 +1,6 @@
 """What real nodes are told, and what they leave in control groups and namespaces."""
 
+import dataclasses
 import json
 import tomllib
 from pathlib import Path
@@ -55,6 +56,18 @@ def test_nodes_have_addresses_and_pods_of_their_own(node):
 def test_containerd_takes_its_pause_image_from_the_kit(node):
     cri = tomllib.loads(files.containerd(node))["plugins"]["io.containerd.cri.v1.images"]
     assert cri["pinned_images"]["sandbox"] == files.PAUSE_IMAGE
+
+
+def test_a_runtime_stands_beside_runc_and_takes_its_place_for_nobody_else(node):
+    given = dataclasses.replace(node, runtimes={"nvidia": Path("/kit/nvidia-runtime")})
+    found = tomllib.loads(files.containerd(given))["plugins"]["io.containerd.cri.v1.runtime"]
+    assert found["containerd"]["default_runtime_name"] == "runc"
+    programs = {
+        name: each["options"]["BinaryName"]
+        for name, each in found["containerd"]["runtimes"].items()
+    }
+    assert programs == {"runc": "/tools/runc", "nvidia": "/kit/nvidia-runtime"}
+    assert found["cni"]["bin_dirs"] == ["/tools"]
 
 
 def test_the_network_has_a_way_to_services(tmp_path):

@@ -24,6 +24,7 @@ from sglang_operator.testing.gpu import (
     model,
     pool,
     requirements,
+    runtime,
     standin,
 )
 from sglang_operator.testing.gpu.allocation import Inventory, Mount
@@ -81,8 +82,8 @@ def prepared(options: Options, say: Say) -> Iterator[Ground]:
             driver=driver,
         )
         found = requirements.find(wanted)
-        tools.locate(say)  # where it may take its time
-        yield Ground(options, driver, found, folder, say)
+        located = tools.locate(say)  # where it may take its time
+        yield Ground(options, driver, found, folder, located, say)
 
 
 class Ground:
@@ -94,18 +95,26 @@ class Ground:
         driver: Driver,
         found: requirements.Found,
         folder: Path,
+        located: Path,
         say: Say,
     ) -> None:
         self.options = options
         self.driver = driver
         self.found = found
         self._folder = folder
+        self._tools = located
         self._say = say
+        self._runtime = folder / runtime.PROGRAM
         self._shares = {
             nodes.NAME.format(number): own
             for number, own in enumerate(cards.shared_out(found.cards, options.nodes))
         }
-        self.plane = ControlPlane(SPEC.format(options.nodes), kind="real", progress=say)
+        self.plane = ControlPlane(
+            SPEC.format(options.nodes),
+            kind="real",
+            runtimes={runtime.NAME: self._runtime},
+            progress=say,
+        )
 
     @property
     def models(self) -> Path:
@@ -137,6 +146,21 @@ class Ground:
             lambda: self.plane.api.get(_path(node))["status"]["allocatable"].get(resource) == "1",
             CARD_SECONDS,
             f"{node} to have {resource}",
+        )
+
+    def believe_variables(self) -> None:
+        """Give the nodes NVIDIA's runtime, as RuntimeClass ``nvidia``.
+
+        A pod of that class asks for no card: it has those that its NVIDIA_VISIBLE_DEVICES names.
+        """
+        inventory = self._folder / f"{runtime.NAME}.json"
+        every = [card.uuid for card in self.found.cards]
+        inventory.write_text(allocation.to_json(self._inventory(runtime.NAME, every)))
+        self._runtime.write_text(runtime.program(self._tools / "runc", inventory))
+        self._runtime.chmod(0o755)
+        self.plane.api.post(
+            "/apis/node.k8s.io/v1/runtimeclasses",
+            {"metadata": {"name": runtime.NAME}, "handler": runtime.NAME},
         )
 
     def load_image(self) -> str:

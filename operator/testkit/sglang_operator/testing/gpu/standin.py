@@ -21,7 +21,7 @@ PROGRAM = """#!/bin/sh
 # Answers as nvidia-smi does to the one question that it is asked.
 {lines}
 """
-CARD = "echo 'GPU-00000000-stand-in-{number}, Stand-in GPU, 0.0, 1024, 81920'"
+CARD = "echo 'GPU-00000000-0000-0000-0000-{number:012x}, Stand-in GPU, 0.0, 1024, 81920'"
 METADATA = "Metadata-Version: 2.1\nName: sglang\nVersion: {version}\n"
 
 

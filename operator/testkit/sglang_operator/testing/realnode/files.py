@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ class Node:
     cgroup: str  # the parent of all its pods' control groups
     lease_seconds: int
     restrict_oom: bool  # containers may not get a lower OOM score than this process has
+    # Programs that stand in the place of runc, by the handlers of RuntimeClasses.
+    runtimes: Mapping[str, Path] = dataclasses.field(default_factory=dict)
 
     @property
     def address(self) -> str:
@@ -130,6 +133,17 @@ def kubelet(node: Node) -> dict[str, Any]:
 def containerd(node: Node) -> str:
     """containerd's configuration, version 3."""
     cri = "plugins.'io.containerd.cri.v1"
+    programs = {"runc": node.tools / "runc", **node.runtimes}
+    runtimes = "".join(
+        f"""\
+[{cri}.runtime'.containerd.runtimes.{name}]
+runtime_type = 'io.containerd.runc.v2'
+[{cri}.runtime'.containerd.runtimes.{name}.options]
+BinaryName = '{program}'
+SystemdCgroup = false
+"""
+        for name, program in programs.items()
+    )
     return f"""\
 version = 3
 root = '{_path(node, "containerd")}'
@@ -147,12 +161,7 @@ sandbox = '{PAUSE_IMAGE}'
 restrict_oom_score_adj = {str(node.restrict_oom).lower()}
 [{cri}.runtime'.containerd]
 default_runtime_name = 'runc'
-[{cri}.runtime'.containerd.runtimes.runc]
-runtime_type = 'io.containerd.runc.v2'
-[{cri}.runtime'.containerd.runtimes.runc.options]
-BinaryName = '{node.tools / "runc"}'
-SystemdCgroup = false
-[{cri}.runtime'.cni]
+{runtimes}[{cri}.runtime'.cni]
 bin_dirs = ['{node.tools}']
 conf_dir = '{_path(node, "cni")}'
 """

@@ -27,8 +27,11 @@ STRATEGIC_PATCH = "application/strategic-merge-patch+json"
 class RealNodes:
     """Everything beside the control plane that real nodes need."""
 
-    def __init__(self, up: running.Running, *, tools: Path, product: str) -> None:
+    def __init__(
+        self, up: running.Running, *, tools: Path, product: str, runtimes: Mapping[str, Path]
+    ) -> None:
         self._up = up
+        self._runtimes = runtimes
         self._tools = tools
         self._product = product
         self._nodes: dict[str, files.Node] = {}
@@ -247,6 +250,7 @@ class RealNodes:
             cgroup=self._group(spec.name),
             lease_seconds=components.lease_seconds(settings.options.node_monitor_grace_seconds),
             restrict_oom=not _may_lower_oom_score(),
+            runtimes=self._runtimes,
         )
 
     def _group(self, node: str) -> str:
