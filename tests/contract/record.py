@@ -4,6 +4,7 @@
 """
 
 import asyncio
+import contextlib
 import dataclasses
 import json
 import os
@@ -11,6 +12,7 @@ import re
 import sys
 import threading
 import warnings
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -37,6 +39,24 @@ def _gpu_bucket(name: str, value: float, device: str = "cuda:0") -> str:
 
 
 _kept: list[Any] = []
+
+
+@contextlib.contextmanager
+def _gpu_memory() -> Iterator[None]:
+    """All that is free on the GPU, but for what is less than a step."""
+    with warnings.catch_warnings(action="ignore"):
+        import torch
+
+    taken = []
+    for step in (1 << 30, 1 << 25):
+        with contextlib.suppress(torch.OutOfMemoryError):
+            while True:
+                taken.append(torch.empty(step, dtype=torch.uint8, device="cuda:0"))
+    try:
+        yield
+    finally:
+        taken.clear()
+        torch.cuda.empty_cache()
 
 
 class _GpuTrainer:
@@ -111,6 +131,7 @@ def use_gpu_if_real() -> None:
         scenarios.serialize = _gpu_bucket
         scenarios.serialize_elsewhere = partial(_gpu_bucket, device="cuda:1")
         scenarios.make_trainer = _GpuTrainer
+        scenarios.take_memory = _gpu_memory
 
 
 async def _all(folder: Path, names: list[str]) -> None:

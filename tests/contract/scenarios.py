@@ -59,6 +59,13 @@ class Recorder:
             async with asyncio.timeout(60):
                 await self._record({"ended": name}, task)
 
+    async def give_up(self, name: str) -> None:
+        """Close the connection of a request that was begun."""
+        if (task := self._pending.pop(name, None)) is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            self.entries.append({"given up": name})
+
     async def death(self, seconds: float = 25) -> None:
         """Record the exit code, or that it lives."""
         assert self.engine.process is not None
@@ -183,6 +190,28 @@ async def _sleep_in_a_pause(say: Recorder) -> None:
     await say("POST", "/generate", TOKENS)
     await say("GET", "/health_generate")
     await say.death(1)
+
+
+async def _given_up_asleep(say: Recorder) -> None:
+    """A client that does not wait until the engine it asked is awake again."""
+    await say(*_PAUSE)
+    await say(*_SLEEP)
+    await say.begin("while asleep", "POST", "/generate", TOKENS)
+    await say.give_up("while asleep")
+    await say("GET", "/health")
+    await say(*_WAKE)
+    await say(*_GO_ON)
+    await say("POST", "/generate", TOKENS)
+    await say.death(1)
+
+
+async def _wake_without_memory(say: Recorder) -> None:
+    """Somebody else on the GPU has what was released when the engine is to take it again."""
+    await say(*_PAUSE)
+    await say(*_SLEEP)
+    with take_memory():
+        await say(*_WAKE)
+        await say.death()
 
 
 async def _wake_after_the_pause(say: Recorder) -> None:
@@ -410,11 +439,17 @@ def _fake_trainer() -> Any:
 
 
 make_trainer: Callable[[], Any] = _fake_trainer
+# All that is free on the GPU, taken; of the fake it is the scenario's settings that say so.
+take_memory: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
 
 
 SCENARIOS: Mapping[str, Scenario] = {
     "information": Scenario(talk=_information, arguments=["--enable-metrics"]),
     "sleep-in-a-pause": Scenario(talk=_sleep_in_a_pause, environment=NOT_GENERATING),
+    "given-up-asleep": Scenario(talk=_given_up_asleep, environment=NOT_GENERATING),
+    "wake-without-memory": Scenario(
+        talk=_wake_without_memory, environment={"FAKE_SGLANG_TAKEN": "1"}
+    ),
     "wake-after-the-pause": Scenario(talk=_wake_after_the_pause),
     "weights-only": Scenario(talk=_weights_only),
     "release-twice": Scenario(talk=_release_twice),

@@ -23,6 +23,13 @@ _RELEASED = (
     "[torch_memory_saver.cpp] Cannot pause allocation that is not active. tag={tag} "
     "file=csrc/core.cpp func=pause"
 )
+# Of 0.0.10, with SGLang 0.5.14.
+_NO_MEMORY = (
+    "[torch_memory_saver.cpp] cuMemCreate CUDA_ERROR_OUT_OF_MEMORY (may not be an issue e.g. torch "
+    "allocator will free cache and retry)\n"
+    "[torch_memory_saver.cpp] cudaError error: 2 (out of memory)  file=csrc/core.cpp func=resume "
+    "line=243"
+)
 _ONLINE = "Succeeded to update parameter online."
 _PARTIAL = (
     "Failed to update parameter online: {error}. The full weights of the ModelRunner are partially "
@@ -63,6 +70,7 @@ class Commands:
         self._created: set[str] = set()  # torch keeps names for the life of the process
         self._session = False
         self.unreadable = False  # the next checkpoint
+        self.taken = settings.taken
 
     # --- memory
 
@@ -86,11 +94,16 @@ class Commands:
             self._scheduler.unmapped = set(self.released)
 
     def resume(self, tags: Sequence[str] | None) -> None:
-        """POST /resume_memory_occupation; the end of an engine that never released."""
+        """POST /resume_memory_occupation; the end of an engine that never released.
+
+        And of one whose memory somebody else has by now.
+        """
         wanted = self._tags(tags)
         for tag in tags or self._everything:
             if tag not in self.released:
                 raise SchedulerError(self._behaviour.wrong_resume.format(tag=tag))
+        if self.taken and self._saves_memory:
+            raise SchedulerExit(_NO_MEMORY)
         self.released -= wanted
         if self._saves_memory:
             self._scheduler.unmapped = set(self.released)

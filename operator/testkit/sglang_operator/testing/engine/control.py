@@ -3,8 +3,9 @@
 ``POST /fault`` with ``{"fault": "crash"}``; the faults are ``crash`` (``error``: the last line of
 the traceback), ``exit`` (``code``), ``kill`` (SIGKILL), ``hang`` and ``resume`` (the scheduler
 stops and goes on), ``slow`` (``seconds`` before every answer), ``unreadable`` (the next
-checkpoint); a follower has ``kill-scheduler`` alone (``nodes``).  ``GET /state`` says what the
-engine holds.  A real engine has no such port: only tests may use it.
+checkpoint), ``taken`` and ``given`` (what it has released is somebody else's, and is not any more);
+a follower has ``kill-scheduler`` alone (``nodes``).  ``GET /state`` says what the engine holds.  A
+real engine has no such port: only tests may use it.
 """
 
 import asyncio
@@ -53,6 +54,8 @@ class Control:
             "resume": self._manager.scheduler.go_on,
             "slow": lambda: setattr(self._faults, "answer_seconds", float(body["seconds"])),
             "unreadable": lambda: setattr(self._commands, "unreadable", True),
+            "taken": lambda: setattr(self._commands, "taken", True),
+            "given": lambda: setattr(self._commands, "taken", False),
         }
         if body.get("fault") not in faults:
             return web.json_response({"error": f"faults: {', '.join(faults)}"}, status=400)
