@@ -23,6 +23,7 @@ ARGUMENT_INVALID = "ArgumentInvalid"
 REQUEST_WHILE_ASLEEP = "RequestWhileAsleep"
 RELEASED_WHILE_BUSY = "ReleasedWhileBusy"
 RESUMED_WHILE_AWAKE = "ResumedWhileAwake"
+WOKEN_WITHOUT_MEMORY = "WokenWithoutMemory"
 WEIGHT_GROUP_UNKNOWN = "WeightGroupUnknown"
 HANDLE_OF_ANOTHER_GPU = "HandleOfAnotherGPU"
 HANDLE_NOT_OPENED = "HandleNotOpened"
@@ -214,6 +215,14 @@ SIGNATURES: tuple[Signature, ...] = (
         r"in resume_memory_occupation\n(?:[^\n]{0,400}\n){0,20}?KeyError: ",
         "a trainer resumed GPU memory that this engine had not released: it has restarted since",
         "resume only engines of the epoch in which they were released",
+    ),
+    _signature(
+        WOKEN_WITHOUT_MEMORY,
+        r"cudaError error: 2 \(out of memory\)[^\n]{0,100} func=resume\b",
+        "the engine was woken, and its GPU had not the memory that it had released: a trainer, or "
+        "another engine there, still held it",
+        "have whoever shares the GPU free its memory before the wake; in torch, drop the tensors "
+        "and call torch.cuda.empty_cache()",
     ),
     _signature(
         WEIGHT_GROUP_UNKNOWN,

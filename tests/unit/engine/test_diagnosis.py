@@ -48,6 +48,16 @@ LOGS = pathlib.Path(__file__).parents[2] / "data" / "engine-logs"
             id="sleep",
         ),
         pytest.param(
+            "woken-without-memory",
+            137,
+            "WokenWithoutMemory",
+            "the engine was woken, and its GPU had not the memory that it had released: a trainer, "
+            "or another engine there, still held it",
+            "have whoever shares the GPU free its memory before the wake; in torch, drop the "
+            "tensors and call torch.cuda.empty_cache()",
+            id="wake",
+        ),
+        pytest.param(
             "model-not-found",
             1,
             "ModelNotFound",
