@@ -35,6 +35,10 @@ BY_TESTS = (
         "engines across nodes under the operator (bare: `tests/data/real-engine/README.md`)",
     ),
     ("test_roll.py::test_rolls_updates_by_nccl", "ROLL's calls of the strategy, by NCCL"),
+    (
+        "test_shared.py::test_engine_and_trainer_take_turns",
+        "a trainer and its engine that take turns with one GPU's memory (`placement.mode: Shared`)",
+    ),
 )
 NOT_RUN = (
     "one process group of a trainer and two engines, which needs three GPUs",

@@ -79,6 +79,7 @@ class Room:
         self._shm = shm
         self._shape = (0, 0)  # the engines that are up, and the GPUs of each
         self._step = 0
+        self._own = False  # whether the pool is one that a test wrote
         self._shared: set[str] = set()
         self._written = False  # whether the engine has been sent any weights
         self.started: list[dict[str, float]] = []  # the moments of each start, the latest last
@@ -113,7 +114,7 @@ class Room:
         self, count: int, gpus: int = 1, seconds: float = story.START_SECONDS
     ) -> list[Engine]:
         """So many engines, which are up; another pool ends before."""
-        if self._shape != (count, gpus):
+        if self._own or self._shape != (count, gpus):
             self.clear()
             self._shape = (count, gpus)
             self._start(self._manifest(count, gpus), seconds)
@@ -138,8 +139,14 @@ class Room:
         """No pool of the tests is left, and no pod of a pool or of a trainer."""
         self.plane.kubectl("delete", "sgi", "--all", "--wait=false")
         self.plane.kubectl("delete", "pods", "-l", "role=trainer", "--wait=false")
-        self._shape = (0, 0)
+        self._shape, self._own = (0, 0), False
         self.plane.wait(lambda: not self._pods(), REMOVED_SECONDS, "the pods to be gone")
+
+    def apply(self, made: Mapping[str, Any]) -> None:
+        """A pool of one engine that a test wrote, in the place of any other; see ``follow``."""
+        self.clear()
+        self._shape, self._own = (1, 1), True
+        self.plane.kubectl("apply", "-f", "-", input=yaml.safe_dump(dict(made)))
 
     def follow(
         self,
@@ -435,6 +442,7 @@ def opened(nodes: int, say: Callable[[str], None]) -> Iterator[Room]:
         ground = stack.enter_context(_as_many_as_there_are(given, say))
         stack.enter_context(ground.plane)
         ground.give_cards()
+        ground.believe_variables()
         ground.load_image()
         ground.write_models(STEPS)
         shm = Path(tempfile.mkdtemp(prefix="sglang-operator-", dir="/dev/shm"))

@@ -1,6 +1,8 @@
 """Memory: what a sleep frees, all of it or a part, and whether the plan said what an engine has."""
 
+import contextlib
 import json
+import time
 
 import pytest
 
@@ -47,6 +49,45 @@ def test_a_sleep_frees_what_it_is_told_to_and_a_wake_takes_it_again(room, figure
         else:
             room.wait(lambda: room.in_service(), GATE_SECONDS, "open gates without a sync")
         room.check_answers(step)
+
+
+@contextlib.contextmanager
+def recovering(room):
+    """The pool's engines are loaded from the checkpoint of the last commit when they lack it."""
+
+    def recovery(how):
+        patch = json.dumps({"spec": {"weights": {"recovery": how}}})
+        room.plane.kubectl("patch", "sgi", pool.POOL, "--type=merge", "-p", patch)
+
+    recovery("FromCheckpoint")
+    try:
+        yield
+    finally:
+        recovery(None)
+
+
+def test_a_part_that_sleeps_by_its_gpus_ids_wakes_and_catches_up_by_itself(room, figures):
+    """The commit told of a checkpoint: no trainer has to sync again."""
+    seen = room.engine()
+    uuids = room.cards(seen)
+    with recovering(room), room.client() as client:
+        step = room.sync(client)
+        room.wait(lambda: room.in_service(), GATE_SECONDS, "an open gate")
+        before = room.used(uuids)
+        client.sleep(devices=seen.devices)
+        room.wait(lambda: not room.in_service(), GATE_SECONDS, "a closed gate")
+        asleep = room.used(uuids)
+        begun = time.monotonic()
+        client.wake(devices=seen.devices)
+        awake = time.monotonic()
+        room.wait(lambda: room.in_service(), GATE_SECONDS, "an open gate without a sync")
+        served = time.monotonic()
+    figures |= {"before": before, "asleep": asleep, "awake": room.used(uuids)}
+    figures["seconds"] = {"wake": round(awake - begun, 3), "in service": round(served - begun, 3)}
+    if not room.stand_in:
+        assert before - asleep >= FREES["all"]
+        assert abs(room.used(uuids) - before) < NOISE
+    room.check_answers(step)
 
 
 def test_the_plan_says_what_the_engine_reports(room, figures):

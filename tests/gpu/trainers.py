@@ -5,15 +5,18 @@ import http.client
 import json
 import os
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
 import yaml
 
+from sglang_operator.api import names
 from sglang_operator.kube import paths
+from sglang_operator.placement import shared
 from sglang_operator.testing import errors, roots
 from sglang_operator.testing.gpu import pool
+from sglang_operator.testing.installed import manifests
 from sglang_operator.testing.nodes import GPU
 from tests.gpu.room import DEVICE, INSIDE, ROOT, SHARED, SHM, Room
 
@@ -21,6 +24,13 @@ PORT = 8000
 UP_SECONDS = 180.0  # torch is imported, a card used for the first time
 JOB_SECONDS = 240.0
 GONE_SECONDS = 60.0
+CLAIMED: Mapping[str, Any] = {"persistentVolumeClaim": {"claimName": SHM}}
+OWNER = "trainer-that-owns-a-card"
+OF_THE_POD = {
+    "NODE_NAME": "spec.nodeName",
+    "POD_NAME": "metadata.name",
+    "POD_UID": "metadata.uid",
+}
 
 
 class Trainer:
@@ -69,15 +79,44 @@ class Trainer:
 def beside(room: Room, uuid: str, *, shared_memory: bool = True) -> Iterator[Trainer]:
     """A trainer on the card of an engine; with the engine's /dev/shm, or one of its own."""
     name = "trainer-beside" if shared_memory else "trainer-apart"
-    with _pod(room, name, [_shared(room, uuid)], shared_memory=shared_memory) as trainer:
+    shm = CLAIMED if shared_memory else None
+    with _pod(room, name, [_shared(room, uuid)], shm=shm) as trainer:
         yield trainer
 
 
 @contextlib.contextmanager
 def apart(room: Room) -> Iterator[Trainer]:
     """A trainer with a card of its own."""
-    with _pod(room, "trainer-with-a-card", [GPU], shared_memory=False) as trainer:
+    with _pod(room, "trainer-with-a-card", [GPU]) as trainer:
         yield trainer
+
+
+@contextlib.contextmanager
+def owner(room: Room) -> Iterator[Trainer]:
+    """A trainer that owns a card, and tells the pool so: its engine joins it there."""
+    sample = manifests() / "samples" / "colocated" / "trainer.yaml"
+    rights = [
+        each
+        for each in yaml.safe_load_all(sample.read_text())
+        if each["kind"] in ("ServiceAccount", "Role", "RoleBinding")
+    ]
+    room.plane.kubectl("apply", "-f", "-", input=yaml.safe_dump_all(rights))
+    given = {"PYTHONPATH": str(ROOT)}
+    folder = {"path": shared.folder("default"), "type": "DirectoryOrCreate"}
+    with _pod(
+        room, OWNER, [GPU], "colocated.py", given, shm={"hostPath": folder}, change=_as_owner
+    ) as trainer:
+        yield trainer
+
+
+def _as_owner(pod: Any) -> None:
+    """As operator/docs/how-to/colocate.md has it: the label, the account, who the pod is."""
+    pod["metadata"]["labels"][names.LABEL_TRAINER] = "trainer"
+    pod["spec"]["serviceAccountName"] = "colocated-trainer"
+    pod["spec"]["containers"][0]["env"] += [
+        {"name": name, "valueFrom": {"fieldRef": {"fieldPath": field}}}
+        for name, field in OF_THE_POD.items()
+    ]
 
 
 @contextlib.contextmanager
@@ -85,7 +124,7 @@ def roll_job(room: Room, name: str, cards: Sequence[str]) -> Iterator[Trainer]:
     """A job of ROLL's with the cards of these engines, in their order; killed at the end."""
     resources = [_shared(room, uuid) for uuid in cards]
     given = {"ENGINE_CARDS": ",".join(cards), "PYTHONPATH": str(ROOT)}
-    with _pod(room, name, resources, "roll_job.py", given, shared_memory=False) as job:
+    with _pod(room, name, resources, "roll_job.py", given) as job:
         yield job
 
 
@@ -108,8 +147,10 @@ def _pod(
     program: str = "trainer.py",
     given: Mapping[str, str] = MappingProxyType({}),
     *,
-    shared_memory: bool,
+    shm: Mapping[str, Any] | None = None,
+    change: Callable[[Any], None] = lambda pod: None,
 ) -> Iterator[Trainer]:
+    """``shm``: the volume at /dev/shm, by default one of the pod's own."""
     options = room.ground.options
     places = [given.get("PYTHONPATH", ""), options.variables.get("PYTHONPATH", "")]
     variables = {
@@ -117,13 +158,14 @@ def _pod(
         "PYTHONPATH": roots.python_path(os.pathsep.join(filter(None, places))),
         "STAND_IN": "1" if room.stand_in else "",
         # A handle is of memory that the engine can see, or that it cannot.
-        "DEVICE": DEVICE if shared_memory else "GPU-of-nobody",
+        "DEVICE": DEVICE if shm else "GPU-of-nobody",
     }
     made = yaml.safe_load(pool.trainer(room.ground.image, str(INSIDE / program), variables))
     made["metadata"] |= {"name": name, "labels": {"role": "trainer"}}
     made["spec"]["containers"][0]["resources"] = {"limits": dict.fromkeys(resources, "1")}
-    if shared_memory:
-        made["spec"]["volumes"] = [{"name": "dshm", "persistentVolumeClaim": {"claimName": SHM}}]
+    if shm:
+        made["spec"]["volumes"] = [{"name": "dshm", **shm}]
+    change(made)
     room.plane.kubectl("apply", "-f", "-", input=json.dumps(made))
     trainer = Trainer(room, name)
     try:

@@ -1,4 +1,4 @@
-"""Parts of ``make gpu`` with stand-ins for driver and SGLang: whole weights, engines on two nodes.
+"""Parts of ``make gpu`` with stand-ins: whole weights, two nodes, a trainer's own GPU.
 
 The rest of it runs so by hand: SGLANG_GPU=--stand-in make gpu.
 """
@@ -51,3 +51,10 @@ def test_an_engine_on_two_nodes_comes_serves_and_goes_as_one(tmp_path):
     tests = run(tmp_path, "tests/gpu/test_groups.py", "-k", "not killed")
     gone = [test["figures"] for test in tests.values() if "deleted" in test["test"]]
     assert [each["request"]["status"] for each in gone] == [0, 200]  # only its leader drains
+
+
+def test_a_trainer_and_its_engine_take_turns_on_one_gpu(tmp_path):
+    tests = run(tmp_path, "tests/gpu/test_shared.py")
+    [turns] = [test["figures"] for test in tests.values() if "take_turns" in test["test"]]
+    assert turns["sleep"]["seconds"] > 0
+    assert turns["a request that came asleep"]["status"] == 200

@@ -9,11 +9,9 @@ of the engines are not the trainer's, by SGLang's own checksum.
 
 import asyncio
 import importlib
-import json
 import os
 import threading
 import time
-import urllib.request
 from collections.abc import Awaitable, Mapping, Sequence
 from http.server import HTTPServer
 from pathlib import Path
@@ -24,15 +22,10 @@ import pytest
 
 from sglang_operator.testing.gpu import broadcast
 from tests import roll_interface
+from tests.gpu.inside import checksums
 from tests.gpu.inside.trainer import PORT, STAND_IN, Handler
 
 BUCKETS = 3
-CHECK_SECONDS = 60.0
-# What SGLang keeps of these is one tensor, in this order.
-FUSED = {
-    "qkv_proj": ("q_proj", "k_proj", "v_proj"),
-    "gate_up_proj": ("gate_proj", "up_proj"),
-}
 
 
 class Job:
@@ -104,7 +97,7 @@ class Job:
         if STAND_IN:
             return []  # it has no tensors
         return [
-            _differences(checksums(strategy.get_url()), expected(tensors))
+            checksums.compared(strategy.get_url(), tensors)
             for strategy, tensors in zip(self._workers, loaded, strict=True)
         ]
 
@@ -142,34 +135,6 @@ def sender(engine: str) -> broadcast.Sender:
     card = next(card for card in cards if uuids[card] != engine)
     torch.zeros(1, device=f"cuda:{card}")  # the first use of a card takes seconds
     return broadcast.Nccl(card)
-
-
-def checksums(url: str | None) -> dict[str, str]:
-    """Of an engine's tensors, as it computes them."""
-    body = json.dumps({"action": "checksum"}).encode()
-    headers = {"Content-Type": "application/json"}
-    asked = urllib.request.Request(f"{url}/weights_checker", body, headers, method="POST")
-    with urllib.request.urlopen(asked, timeout=CHECK_SECONDS) as answer:
-        found: dict[str, str] = json.loads(answer.read())["ranks"][0]["checksums"]
-    return found
-
-
-def expected(tensors: Mapping[str, Any]) -> dict[str, str]:
-    """The same of the trainer's tensors, by SGLang's own function."""
-    import torch
-    from sglang.srt.utils.weight_checker import _hash_tensor
-
-    kept = dict(tensors)
-    for fused, parts in FUSED.items():
-        for name in [each for each in tensors if f".{parts[0]}." in each]:
-            pieces = [kept.pop(name.replace(parts[0], part)) for part in parts]
-            kept[name.replace(parts[0], fused)] = torch.cat(pieces)
-    return {name: _hash_tensor(tensor) for name, tensor in kept.items()}
-
-
-def _differences(engine: Mapping[str, str], trainer: Mapping[str, str]) -> dict[str, Any]:
-    unequal = [name for name in trainer if engine.get(name) != trainer[name]]
-    return {"compared": len(trainer), "unequal": unequal}
 
 
 async def _together(calls: Any) -> None:
