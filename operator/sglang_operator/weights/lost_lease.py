@@ -43,7 +43,8 @@ def is_put_back(now: Transaction, then: Transaction) -> bool:
     counts none.
     """
     if now.phase is Phase.IDLE:
-        return False
+        # That was made in place of a lost one, and says nothing of what was begun by it since.
+        return now.fence and 0 < now.trail.steps < then.trail.steps
     goes_on = now.trail.goes_on(then.trail) if now.id else None
     if goes_on is not None:
         return not goes_on or _is_begun_again(now, then)

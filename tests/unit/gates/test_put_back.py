@@ -470,3 +470,15 @@ def test_the_next_operator_knows_what_was_under_way(gate, lost, becomes):
     status_says = stored.said_of({"weights": {"phase": second.told.phase.value}})
     assert status_says is not None
     assert status_says.phase is lost
+
+
+def test_one_that_was_made_anew_long_ago_and_is_put_back_is_older_too():
+    operator = steps.Trainer(holder="operator", transaction="")
+    trainer = steps.Trainer(holder="trainer-a", transaction="t1")
+    lease = written({}, lost_lease.made_anew(operator, message="lost", now=NOW))
+    anew = read(lease)
+    assert not lost_lease.is_put_back(anew, Transaction())
+    free = dataclasses.replace(anew, fence=False, holder="")
+    slept = read(written(lease, steps.sleep(free, trainer, tags=["weights"], now=NOW, seen=NOW)))
+    assert lost_lease.is_put_back(anew, slept)
+    assert not lost_lease.is_put_back(anew, anew)
