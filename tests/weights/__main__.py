@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 
-from tests.weights import model, part_sleep
+from tests.weights import model, part_sleep, taking_turns
 
 
 def main() -> int:
@@ -17,7 +17,10 @@ def main() -> int:
     parser.add_argument("--roll", action="store_true", help="all trainers are jobs of ROLL")
     parser.add_argument("--parts", action="store_true", help="parts of the pool sleep too")
     parser.add_argument("--mixed", action="store_true", help="beside others of an earlier release")
+    parser.add_argument("--turns", action="store_true", help="trainer and engines on one GPU")
     options = parser.parse_args()
+    if options.turns:
+        return _turns(range(options.seed, options.seed + options.runs))
     kinds = {kind: getattr(options, kind) for kind in ("roll", "parts", "mixed")}
     begun, answers, steps, loaded, wrong, slept = time.monotonic(), 0, 0, 0, 0, 0
     jobs: Counter[str] = Counter()
@@ -50,6 +53,28 @@ def main() -> int:
         )
         blind += not found
         print(f"control: {defect}, gate {gate}: found in {found} of {runs} runs")
+    return 1 if wrong or blind else 0
+
+
+def _turns(seeds: range) -> int:
+    """Moments at which a trainer and an engine held memory of one GPU: none but in controls."""
+    begun, wrong, turns, waited, steps = time.monotonic(), 0, 0, 0, 0
+    for seed in seeds:
+        world = taking_turns.run(seed)
+        turns, waited = turns + world.turns, waited + world.kept_waiting
+        steps += world.steps
+        if world.both:
+            wrong += 1
+            print(f"seed {seed}: {'; '.join(world.both[:3])}")
+    seconds = time.monotonic() - begun
+    print(f"{len(seeds)} runs, {steps} steps, {turns} turns, in {waited} of them engines waited")
+    print(f"{wrong} runs in which both held memory of one GPU, {seconds:.0f} s")
+    blind = 0
+    for defect in taking_turns.CONTROLS:
+        runs = min(len(seeds), 500)
+        found = sum(bool(taking_turns.run(seed, defect=defect).both) for seed in range(runs))
+        blind += not found
+        print(f"control: {defect}: found in {found} of {runs} runs")
     return 1 if wrong or blind else 0
 
 

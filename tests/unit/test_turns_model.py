@@ -1,0 +1,24 @@
+"""A trainer and engines on its GPUs never hold memory together: a subset of ``weights-model``."""
+
+import pytest
+
+from tests.weights import taking_turns
+
+RUNS = 40
+FINDING = 400
+
+
+def test_many_runs_in_which_trainer_and_engines_take_turns():
+    turns = waited = 0
+    for seed in range(RUNS):
+        world = taking_turns.run(seed)
+        assert world.both == [], seed
+        turns += world.turns
+        waited += world.kept_waiting
+    assert turns > RUNS / 2  # it is not for want of turns
+    assert waited > 0  # nor of engines that would have come
+
+
+@pytest.mark.parametrize("defect", taking_turns.CONTROLS)
+def test_what_keeps_their_turns_apart_is_missed(defect):
+    assert any(taking_turns.run(seed, defect=defect).both for seed in range(FINDING))
