@@ -1,5 +1,8 @@
 """Released memory, and what kills an engine that sleeps."""
 
+from typing import Any
+
+from sglang_operator.engine import versions
 from tests.contract.contract import contract
 from tests.contract.subject import LONG, TOKENS, Subject, waits
 from tests.contract.targets import ARGUMENTS
@@ -105,6 +108,41 @@ async def test_without_the_memory_saver_nothing_is_released(engine: Subject):
     assert (await engine.generate()).status == 200
     await resume(engine)
     assert (await engine.generate()).status == 200
+
+
+@contract()
+async def test_an_engine_says_that_it_has_a_memory_saver(engine: Subject):
+    """tests/data/real-engine/0.5.14-information.json: its arguments."""
+    assert (await _server_info(engine))["enable_memory_saver"] is True
+
+
+@contract(base=KEEPS)
+async def test_an_engine_says_that_it_has_none_and_a_release_frees_nothing(engine: Subject):
+    """What it says of memory is what it took at its start, before and after a release."""
+    before = await _server_info(engine)
+    assert before["enable_memory_saver"] is False
+    await release(engine)
+    assert _told(await _server_info(engine)) == _told(before)
+
+
+@contract()
+async def test_what_it_says_of_memory_does_not_tell_a_release_either(engine: Subject):
+    """scheduler.py: internal_states[0].memory_usage is computed when the engine starts."""
+    before = _told(await _server_info(engine))
+    await release(engine)
+    assert _told(await _server_info(engine)) == before
+
+
+async def _server_info(engine: Subject) -> dict[str, Any]:
+    answer = await engine.get(versions.features(engine.target.version).server_info_path)
+    assert answer.status == 200
+    found: dict[str, Any] = answer.json
+    return found
+
+
+def _told(info: dict[str, Any]) -> Any:
+    states = info.get("internal_states") or [{}]
+    return states[0].get("memory_usage")
 
 
 @contract(since="0.4.10", environment=SWITCH)

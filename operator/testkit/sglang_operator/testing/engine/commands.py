@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sglang_operator.testing.engine import rendezvous
+from sglang_operator.testing.engine import held, rendezvous
 from sglang_operator.testing.engine import weights as weights_module
 from sglang_operator.testing.engine.behaviour import KV_CACHE, WEIGHTS, Behaviour
 from sglang_operator.testing.engine.scheduler import Scheduler, SchedulerError, SchedulerExit
@@ -71,6 +71,7 @@ class Commands:
         self._session = False
         self.unreadable = False  # the next checkpoint
         self.taken = settings.taken
+        self.held = held.Held(settings.memory, settings.devices.split(","))
 
     # --- memory
 
@@ -92,6 +93,7 @@ class Commands:
             self._scheduler.cache.clear()
         if self._saves_memory:
             self._scheduler.unmapped = set(self.released)
+        self.held.tell(self.memory)
 
     def resume(self, tags: Sequence[str] | None) -> None:
         """POST /resume_memory_occupation; the end of an engine that never released.
@@ -110,6 +112,12 @@ class Commands:
             kept = bool(getattr(self._args, "enable_weights_cpu_backup", False))
             if WEIGHTS in wanted and not kept:
                 self.weights.lose()
+        self.held.tell(self.memory)
+
+    @property
+    def memory(self) -> int:
+        """Bytes that it holds of each of its GPUs: what is only remembered as released it keeps."""
+        return held.by_tags(self.released if self._saves_memory else ())
 
     @property
     def _everything(self) -> tuple[str, ...]:

@@ -67,6 +67,7 @@ class Control:
             "status": self._manager.status,
             "paused": self._manager.paused,
             "released": sorted(self._commands.released),
+            "memory": self._commands.memory,
             "requests": self._manager.open_requests,
             "weight_version": self._manager.weight_version,
             "weights": self._commands.weights.describe(),

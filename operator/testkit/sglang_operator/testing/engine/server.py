@@ -64,6 +64,7 @@ class Engine:
     async def run(self) -> None:
         """Until its end, which it does not return from."""
         await self._nodes.meet()
+        self._commands.held.tell(self._commands.memory)
         await asyncio.sleep(self._settings.load_seconds)
         work = asyncio.create_task(self._scheduler.run())
         meeting = await self._meet_ranks()

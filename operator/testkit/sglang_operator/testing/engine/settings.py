@@ -32,6 +32,7 @@ class Settings:
     layers: int = 2  # of the model, where its folder has no config.json
     devices: str = ""  # the UUIDs of these GPUs, with commas: a handle of any other is its end
     taken: bool = False  # what it releases is somebody else's then: no memory to wake in
+    memory: str = ""  # a folder in which each process says what it holds of these (held)
     gpus: int = -1  # GPUs that the container sees; -1: as many as it asks for
     min_mem_fraction: float = 0.0  # --mem-fraction-static below it: no room for the KV cache
     max_mem_fraction: float = 1.0  # above it: out of memory
