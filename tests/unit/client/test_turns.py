@@ -10,6 +10,7 @@ from sglang_operator.client import AsyncPool, Held, NotReady, Pool, turns
 from sglang_operator.weights import steps
 from sglang_operator.weights.lease_state import Phase, Transaction
 from sglang_operator.weights.turn import ENGINES, TRAINER, Turn
+from tests.docs import pages
 from tests.unit.client.fake_pool import NAMESPACE, POOL, FakePool, other
 
 
@@ -250,3 +251,37 @@ def test_a_timeout_is_seconds(pool):
     with pytest.raises(ValueError, match="timeout"):
         pool.take_turn(timeout=-1)
     assert turns.LOADING_SECONDS >= 600
+
+
+# --- the page
+
+
+def test_the_page_on_colocated_pools_shows_what_a_trainer_does(world, monkeypatch, capsys):
+    page = next(path for path in pages.PAGES if path.name == "colocate.md")
+    programs = [b.text for b in pages.blocks(page) if b.language == "python" and "Pool" in b.text]
+    starts, steps_on = programs
+    assert "take_turn" in starts
+
+    def its_own(name):
+        made = a_pool(world)
+        assert name == made.name
+        made._pool.gpu_memory = world.used
+        return made
+
+    monkeypatch.setattr("sglang_operator.client.Pool", its_own)
+    exec(starts, {})
+    assert "freed 180.0 GiB on 6 GPUs" in capsys.readouterr().out
+    assert world.state.trainers == TRAINER
+    world.end(1)
+    known = {}
+    exec(steps_on.replace("pool: Pool", "pool"), known)
+    with a_pool(world) as again:
+        again._loop.run(_taken_over(again))
+        known["step"](again, 1, lambda devices: [f"a handle for {len(devices)} GPUs"])
+    assert world.state.phase is Phase.SLEEPING
+    assert world.state.version == "step-1"
+    assert world.engines[1].released
+
+
+async def _taken_over(pool):
+    await pool._pool.take_turn(timeout=60, settle=0)
