@@ -102,13 +102,17 @@ def claim(pool: Pool) -> None:
 def claimed(pool: Pool) -> None:
     """A pool whose engines wait for devices, which nobody publishes here."""
     claim(pool)
-    pool.wait(has("resourceclaim", "-node-0"), "its claim")
+    pool.wait(lambda: claim_of(pool), "its claim")
 
 
 def publish(pool: Pool) -> None:
     """GPUs that a device plugin counts as well."""
     slices.publish(pool.plane, 1)
     claim(pool)
+
+
+def unpublish(pool: Pool) -> None:
+    pool.kubectl("delete", "resourceslices", "--all")
 
 
 def delete_claim(pool: Pool) -> None:
@@ -336,7 +340,7 @@ CASES: dict[Verb, Case] = {
     **reading("configmaps", prepare=up, act=delete_registry, done=has("configmap", "-engines")),
     **reading("controllerrevisions", prepare=up, act=delete_revision, done=revision_is_stored),
     **reading("resourceclaims", prepare=claimed, act=delete_claim, done=claim_of),
-    **reading("resourceslices", act=publish, done=counted_twice),
+    **reading("resourceslices", prepare=unpublish, act=publish, done=counted_twice),
     **reading("leases", prepare=up_and_known, act=trainer_commits, done=in_service),
     **reading("nodes", prepare=up, act=lose_node, done=replaced, once=True),
     **{

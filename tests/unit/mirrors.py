@@ -38,6 +38,7 @@ COVERED_BY = {
     "children/weights_lease.py": "test_actions.py",
     "status/gangs.py": "scheduling/test_pod_groups.py",
     "status/history.py": "controller/test_history.py",
+    "controller/words.py": "controller/test_trainers.py",
     "cluster/device_store.py": "controller/test_slot.py",
     "placement/colocated.py": "placement/test_shared.py",
     "cli/check_files.py": "cli/test_lint.py",

@@ -1,21 +1,26 @@
 """Claims to devices, and the devices that drivers publish, as they were last heard of."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
 from sglang_operator.cluster.absence import NO_VERSION, in_scope, there, told, went_back
 from sglang_operator.observed import wire
 from sglang_operator.observed.claims import ClaimObject, SliceObject
-from sglang_operator.placement.devices import Device, DeviceClaim, Inventory, Place
+from sglang_operator.placement.devices import DeviceClaim, Inventory, Published
 
 R = TypeVar("R", ClaimObject, SliceObject)
+Changed = Callable[[str, bool], None]
 Key = tuple[str, str]  # namespace, empty for what has none, and name
 
 
 class _Records(Generic[R]):
-    """Objects by namespace and name; ``changed`` is called with the namespace of one that did."""
+    """Objects by namespace and name.
 
-    def __init__(self, changed: Callable[[str], None]) -> None:
+    ``changed`` is called with the namespace of one that did, and whether it may matter in others:
+    what one claim lets go another gets.
+    """
+
+    def __init__(self, changed: Changed) -> None:
         self._changed = changed
         self._records: dict[Key, R] = {}
         self._versions: dict[Key, int] = {}
@@ -40,7 +45,7 @@ class _Records(Generic[R]):
                 self._versions[key] = NO_VERSION
             self.put(record)
         if first and not records:
-            self._changed(scope)
+            self._changed(scope, True)
 
     def restored(self) -> None:
         """The cluster is of an earlier state: no version says any more what is newer."""
@@ -73,57 +78,59 @@ class _Records(Generic[R]):
 class ClaimStore(_Records[ClaimObject]):
     """ResourceClaims, whoever made them."""
 
-    def __init__(self, changed: Callable[[str], None]) -> None:
+    def __init__(self, changed: Changed) -> None:
         super().__init__(changed)
         self.claims: dict[Key, DeviceClaim] = {}
 
     def _changed_by(self, key: Key, before: ClaimObject | None, after: ClaimObject | None) -> None:
-        if after is None:
-            self.claims.pop(key, None)
-        else:
+        had = self.claims.pop(key, None)
+        if after is not None:
             self.claims[key] = after.seen
-        self._changed(key[0])
+        has = self.claims.get(key)
+        devices = [each.devices if each is not None else () for each in (had, has)]
+        self._changed(key[0], devices[0] != devices[1])
 
 
 class SliceStore(_Records[SliceObject]):
     """ResourceSlices; what is known of devices is put together when somebody asks."""
 
-    def __init__(self, changed: Callable[[str], None]) -> None:
+    def __init__(self, changed: Changed) -> None:
         super().__init__(changed)
-        self._devices: dict[Place, Device] | None = None
+        self._devices: Published | None = None
+        self._served = False
 
     @property
-    def devices(self) -> Mapping[Place, Device] | None:
+    def devices(self) -> Published | None:
         """All devices, each by its pool's newest generation; None where they may not be read."""
-        if not self.filled:
+        if not self._served:
             return None
         if self._devices is None:
             self._devices = self._newest()
         return self._devices
 
-    def refused(self) -> None:
-        """They may not be read: what is known of them is of the past."""
-        was_filled, self.filled = self.filled, False
-        if was_filled:
-            self._changed("")
+    def served(self, served: bool) -> None:
+        """Whether they may be read: else what is known of them is of the past."""
+        was, self._served = self._served, served
+        if was is not served:
+            self._changed("", True)
 
-    def _newest(self) -> dict[Place, Device]:
+    def _newest(self) -> Published:
         newest = dict[Key, int]()
         for record in self._records.values():
             pool = (record.spec.driver, record.spec.pool.name)
             newest[pool] = max(newest.get(pool, 0), record.generation)
-        return {
-            device.place: device
+        return Published(
+            device
             for record in self._records.values()
             if record.generation == newest[record.spec.driver, record.spec.pool.name]
             for device in record.seen
-        }
+        )
 
     def _changed_by(self, key: Key, before: SliceObject | None, after: SliceObject | None) -> None:
         same = before is not None and after is not None and before.spec == after.spec
         if not same:
             self._devices = None
-            self._changed("")
+            self._changed("", True)
 
 
 class DeviceView:

@@ -14,7 +14,6 @@ from typing import Any
 
 from sglang_operator import __version__, supervision
 from sglang_operator.api import names
-from sglang_operator.api.spec import PlacementMode
 from sglang_operator.backoff import Backoff
 from sglang_operator.children import kinds
 from sglang_operator.cluster.child_store import child_store
@@ -26,6 +25,7 @@ from sglang_operator.cluster.node_store import NodeStore
 from sglang_operator.cluster.recorder import Recorder
 from sglang_operator.cluster.stores import PodStore, PoolKey, PoolStore
 from sglang_operator.cluster.trainer_store import TrainerStore
+from sglang_operator.controller import words
 from sglang_operator.controller.coverage import Coverage
 from sglang_operator.controller.explaining import Explainer
 from sglang_operator.controller.meters import PassMeter
@@ -33,6 +33,7 @@ from sglang_operator.controller.observing import View
 from sglang_operator.controller.reconcile import Reconciler
 from sglang_operator.controller.settings import Settings
 from sglang_operator.controller.witness import Witness
+from sglang_operator.controller.words import Words
 from sglang_operator.controller.workqueue import WorkQueue
 from sglang_operator.fleet.client import EngineClient
 from sglang_operator.fleet.poller import Poller
@@ -44,8 +45,6 @@ from sglang_operator.kube.leader_election import Elector
 from sglang_operator.kube.leaders import Lease
 from sglang_operator.observed import claims, trainers, wire
 
-_JOINS = f'"{PlacementMode.SHARED.value}"'.encode()
-_CLAIMS = f'"{PlacementMode.SLOT.value}"'.encode()
 OWN_OBJECTS = f"{names.LABEL_MANAGED_BY}={names.MANAGED_BY}"
 # Passes of one pool are spaced by a multiple of what the last one cost, within these seconds:
 # so planning takes a bounded share of the time however large the pool is.
@@ -89,6 +88,7 @@ class ControlLoop:
             each.kind: child_store(each.kind, self.wake, self.pools.has)
             for each in (*kinds.CHILDREN, *kinds.of_gangs(settings.gangs))
         }
+        self.words = Words(self.pools)
         self.nodes = NodeStore(self._wake_node, self._wake_all, self._wake_joining)
         self.trainers = TrainerStore(self._wake_joined)
         self.claims = ClaimStore(self._wake_claiming)
@@ -115,30 +115,20 @@ class ControlLoop:
     def _wake_joined(self, namespace: str) -> None:
         """A trainer's pod came, went or moved: engines may have joined it."""
         joined = {entry.pool for entry in self.pods.uncounted() if entry.pod.slot}
-        for key in self.pools.known():
-            if key.namespace == namespace and (self._may_join(key) or key in joined):
+        for key in {*self.words.with_word(words.JOINS), *joined}:
+            if key.namespace == namespace and self.pools.get(key) is not None:
                 self.wake(key, True)
 
     def _wake_joining(self) -> None:
-        """Nodes came or went: slots on them say something else now, also without a pod there."""
-        for key in self.pools.known():
-            if self._may_join(key):
-                self.wake(key, False)
+        """Nodes came or went: what is said of them says something else now, also without a pod."""
+        for key in (*self.words.with_word(words.JOINS), *self.words.with_word(words.CLAIMS)):
+            self.wake(key, False)
 
-    def _wake_claiming(self, namespace: str) -> None:
-        """Claims changed, or devices: whose claim waits for some, waits for any.
-
-        Also in other namespaces: what one claim lets go another gets.
-        """
-        for key in self.pools.known():
-            record = self.pools.get(key)
-            if record is not None and _CLAIMS in bytes(record.written):
+    def _wake_claiming(self, namespace: str, everywhere: bool) -> None:
+        """Claims or devices changed."""
+        for key in self.words.with_word(words.CLAIMS):
+            if key.namespace == namespace or everywhere:
                 self.wake(key, key.namespace == namespace)
-
-    def _may_join(self, key: PoolKey) -> bool:
-        """Whether its spec has the word: most pools have nothing to do with trainers' pods."""
-        record = self.pools.get(key)
-        return record is not None and _JOINS in bytes(record.written)
 
     def _wake_all(self) -> None:
         """Whether nodes are known changed: what each pool decides depends on it."""
@@ -287,6 +277,7 @@ class ControlLoop:
                 paths.SLICES, "", claims.SliceObject, self.slices, "", kept=claims.kept_slice
             )
             slices.on_refused = self._slices_refused
+            slices.on_served = partial(self.slices.served, True)
         if self.elector is not None:
             namespace = self.settings.lease_namespace
             path = paths.leases(namespace)
@@ -340,7 +331,7 @@ class ControlLoop:
 
     def _slices_refused(self, _: ApiError) -> None:
         """Not served, or not to be read: claims are made, and nobody knows of which devices."""
-        self.slices.refused()
+        self.slices.served(False)
         self._informer_of(paths.SLICES).synced.set()
 
     def _node_informer(self) -> informer.Informer[object]:  # type: ignore[type-var]

@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NamedTuple
 
 
@@ -68,20 +69,47 @@ class Pin(NamedTuple):
     gpus: Mapping[int, str]  # UUIDs, by the rank of each GPU on its node
 
 
+class Published:
+    """All devices that drivers publish; what is asked of them is found out once."""
+
+    def __init__(self, devices: Iterable[Device]) -> None:
+        self.by_place: Mapping[Place, Device] = {device.place: device for device in devices}
+
+    @cached_property
+    def cards(self) -> Sequence[Device]:
+        """Every whole card."""
+        return [device for device in self.by_place.values() if device.whole]
+
+    @cached_property
+    def nodes(self) -> frozenset[str]:
+        """The nodes that have cards."""
+        return frozenset(card.node for card in self.cards)
+
+    @cached_property
+    def by_uuid(self) -> Mapping[str, Device]:
+        """Those of which a UUID is told."""
+        return {device.uuid: device for device in self.by_place.values() if device.uuid}
+
+    @cached_property
+    def drivers(self) -> frozenset[tuple[str, str]]:
+        """The nodes for which a driver publishes something, each with that driver."""
+        found = self.by_place.values()
+        return frozenset((device.node, device.place.driver) for device in found)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Inventory:
     """All devices and claims that the operator sees."""
 
     # By namespace and name; None: Kubernetes' API for them is not served, or may not be read.
     claims: Mapping[tuple[str, str], DeviceClaim] | None = None
-    devices: Mapping[Place, Device] | None = None  # None: may not be read
+    devices: Published | None = None  # None: may not be read
 
     def of(self, claim: DeviceClaim) -> Iterator[tuple[str, Device]]:
         """The devices of a claim that are published, by request."""
         for request, place in claim.devices:
-            device = (self.devices or {}).get(place)
-            if device is not None:
-                yield request, device
+            if self.devices is not None and place in self.devices.by_place:
+                yield request, self.devices.by_place[place]
 
     def holders(self) -> Mapping[Place, DeviceClaim]:
         """Which claim has a device."""
@@ -90,10 +118,6 @@ class Inventory:
             for _, place in claim.devices:
                 found.setdefault(place, claim)
         return found
-
-    def cards(self) -> Sequence[Device]:
-        """Every whole card."""
-        return [device for device in (self.devices or {}).values() if device.whole]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,7 +23,7 @@ class Room:
         self._inventory = inventory
         self._namespace = namespace
         self._holders = inventory.holders()
-        self._cards = inventory.cards()
+        self._cards = inventory.devices.cards if inventory.devices is not None else ()
 
     def of_any(self, claim: DeviceClaim, device_class: str) -> str:
         """Why no node has as many free; empty where one has, or where nobody knows."""
@@ -53,10 +53,9 @@ class Room:
         """Why it does not get the devices again that it had; empty where it can."""
         if self._inventory.devices is None:
             return ""
-        cards = {card.uuid: card for card in self._inventory.devices.values()}
         for _, uuid in sorted(pin.gpus.items()):
             told = {"claim": claim.name, "gpu": uuid, "node": pin.node}
-            card = cards.get(uuid)
+            card = self._inventory.devices.by_uuid.get(uuid)
             if card is None:
                 return texts.PIN_UNSEEN.format(**told)
             holder = self._holders.get(card.place)

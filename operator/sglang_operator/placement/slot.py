@@ -177,11 +177,13 @@ class _Claims:
             return None
         if published is None:
             return pin
-        at = {card.uuid: card.node for card in published.values() if card.uuid}
-        drivers = {(card.node, card.place.driver) for card in published.values()}
-        if (pin.node, pin.driver) not in drivers:
+        if (pin.node, pin.driver) not in published.drivers:
             return pin
-        left = {rank: uuid for rank, uuid in pin.gpus.items() if at.get(uuid) == pin.node}
+        left = {
+            rank: uuid
+            for rank, uuid in pin.gpus.items()
+            if (card := published.by_uuid.get(uuid)) is not None and card.node == pin.node
+        }
         return Pin(pin.node, pin.driver, left) if left else None
 
     def seating(self) -> Seating:
@@ -210,8 +212,9 @@ class _Claims:
             return None  # nobody looked
         if self._inventory.claims is None:
             return _problem(conditions.CLAIMS_NOT_SERVED, words.CLAIMS_UNSERVED)
-        both = {card.node for card in self._inventory.cards()}
-        both &= {node for node, count in self._seen.counted.items() if count}
+        published = self._inventory.devices
+        there = published.nodes if published is not None else frozenset[str]()
+        both = {node for node in there if self._seen.counted.get(node)}
         if not both:
             return None
         # Of those that claims have it is known where they are; any other may come to such a node.

@@ -3,7 +3,14 @@
 from collections.abc import Sequence
 from typing import Any
 
-from sglang_operator.placement.devices import Allocated, Device, DeviceClaim, Inventory, Place
+from sglang_operator.placement.devices import (
+    Allocated,
+    Device,
+    DeviceClaim,
+    Inventory,
+    Place,
+    Published,
+)
 from sglang_operator.placement.seats import Seating, Seen
 from sglang_operator.pool.resolve import Pool
 from tests.builders import OWNER, a_pool
@@ -61,7 +68,9 @@ def a_claim(pool: Pool, node_rank: int, node: int | None = None, **changes: Any)
 def inventory(*of: DeviceClaim, devices: dict[Place, Device] | None = None) -> Inventory:
     """These claims, and the cards of three nodes."""
     known = {(each.namespace, each.name): each for each in of}
-    return Inventory(claims=known, devices=cards() if devices is None else devices)
+    return Inventory(
+        claims=known, devices=Published((cards() if devices is None else devices).values())
+    )
 
 
 def seated(pool: Pool, found: Inventory | None, **seen: Any) -> Seating:
