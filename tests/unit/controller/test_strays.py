@@ -17,9 +17,9 @@ from tests.unit.controller.passes import Clock, Passes
 KEY = PoolKey("rl", "pool")
 
 
-async def committed(api: fake_api.Api, room: Any) -> str:
+async def committed(api: fake_api.Api, room: Any, **changes: Any) -> str:
     """A pool of one engine that serves; the path of its pod."""
-    api.make(*KEY)
+    api.make(*KEY, **changes)
     await api.until(lambda: api.up(*KEY))
     api.transact(*KEY, "Committed", fake_api.instances(room, KEY))
     await api.until(lambda: api.gate("rl") == "True")
@@ -158,13 +158,15 @@ class Selecting(fake_api.Api):
 @pytest.mark.parametrize("kind", [each.kind for each in kinds.CHILDREN])
 def test_a_child_that_lost_the_operators_label_gets_it_back(kind):
     """Out of the watch's sight it was made and read again 3,000 times a second, for ever."""
-    named = kinds.of(kind).names
+    named, changes = kinds.of(kind).names, {}
     name = named[0]("pool") if named else names.revision_name("pool", builders.a_pool().revision)
+    if kind == kinds.CLAIM.kind:
+        name, changes = names.claim_name("pool", 0), {"placement": {"mode": "Slot"}}
 
     async def story() -> int:
         api = Selecting()
         async with fake_api.operator(api) as room:
-            await committed(api, room)
+            await committed(api, room, **changes)
             path = paths.child(kind, "rl", name)
             await api.until(lambda: path in api.objects)
             before = len(api.seen)
