@@ -274,7 +274,14 @@ class ControlLoop:
             stream.on_refused = self._nodes_refused
             self.nodes.age, stream.on_heard = stream.age, self.nodes.heard
             slices = self._inform(
-                paths.SLICES, "", claims.SliceObject, self.slices, "", kept=claims.kept_slice
+                paths.SLICES,
+                "",
+                claims.SliceObject,
+                self.slices,
+                "",
+                kept=claims.kept_slice,
+                optional="ResourceSlice",
+                spare=True,
             )
             slices.on_refused = self._slices_refused
             slices.on_served = partial(self.slices.served, True)

@@ -1,10 +1,15 @@
 """The pod of an engine on its trainer's GPUs, as it is rendered."""
 
-from sglang_operator.api import names
-from sglang_operator.children import engine_pod
+import msgspec
+
+from sglang_operator.api import device_variables, names
+from sglang_operator.children import engine_pod, origin
+from sglang_operator.observed import wire
+from sglang_operator.observed.moment import Moment
 from sglang_operator.placement import entry
 from sglang_operator.placement.seats import Seen
 from tests.builders import a_pool
+from tests.unit.placement.claims import a_claim, a_slot_pool, inventory, seated
 from tests.unit.placement.trainers import SHARED, THREE, a_shared_pool, gpu, pods, published
 
 REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
@@ -122,3 +127,29 @@ def test_a_pod_in_another_mode_has_none_of_it():
     assert "affinity" not in body["spec"]
     assert "NVIDIA_VISIBLE_DEVICES" not in variables(body)
     assert names.ANNOTATION_SLOT not in body["metadata"]["annotations"]
+
+
+def test_an_engine_refers_to_its_claim_and_to_its_own_requests_of_it():
+    pool = a_slot_pool(device_mapping="list(range(0,8))", num_gpus_per_worker=4)
+    seats = seated(pool, inventory(a_claim(pool, 0))).seats
+    shared = engine_pod.template(pool)
+    for engine in pool.engines:
+        (seat,) = seats[engine.name]
+        pod = engine_pod.pod(pool, shared, engine, 0, seat=seat)
+        (container,) = pod["spec"]["containers"]
+        (claim,) = pod["spec"]["resourceClaims"]
+        assert claim["resourceClaimName"] == f"{pool.owner.name}-node-0"
+        asked = container["resources"]["claims"]
+        assert {each["name"] for each in asked} == {claim["name"]}
+        assert [each["request"] for each in asked] == [f"gpu-{each}" for each in engine.devices]
+        assert "affinity" not in pod["spec"], "the scheduler knows where its devices are"
+        assert not [each for each in container["env"] if each["name"] == device_variables.NVIDIA]
+        seen = wire.observed_pod(msgspec.convert(pod, wire.Pod), Moment(0.0, 0.0))
+        assert seen.gpus_seen == seat.gpus, "by which nobody is put beside it"
+    assert "resourceClaims" not in shared["spec"]
+
+
+def test_what_the_api_server_refuses_of_a_claim_is_told_of_the_section():
+    pool = a_slot_pool()
+    for path in ("spec.resourceClaims[0].name", "spec.containers[0].resources.claims[1].request"):
+        assert origin.field(pool, path) == "spec.placement.slot"
