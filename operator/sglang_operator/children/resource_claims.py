@@ -22,7 +22,8 @@ Json = Mapping[str, Any]
 
 def wanted(pool: Pool, observed: Observed) -> Iterator[Json]:
     """What there is to be, of any pool."""
-    seats = seating.of(pool, observed)
+    placement = pool.placement
+    seats = seating.of(pool, observed) if placement.seats and not placement.published else None
     by_name = {claim.name: claim for claim in seats.claims} if seats is not None else {}
     there = {
         name: child

@@ -48,6 +48,13 @@ class Seen:
     pins: Mapping[int, Pin] = field(default_factory=dict)  # what claims had last, by node rank
     counted: Mapping[str, int] = field(default_factory=dict)  # GPUs of device plugins, by node
 
+    @property
+    def alive(self) -> frozenset[str] | None:
+        """UIDs of the trainer's pods that are there; None: not known."""
+        if self.trainers is None:
+            return None
+        return frozenset(pod.uid for pod in self.trainers.values() if not pod.gone)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Seat:
@@ -159,10 +166,7 @@ def seating(
     where: str,
 ) -> Seating:
     """The seats of these engines among the slots that are known."""
-    trainers = seen.trainers
-    alive = None
-    if trainers is not None:
-        alive = frozenset(pod.uid for pod in trainers.values() if not pod.gone)
+    alive = seen.alive
     wrong = chain(misfits(known, engines, per_node, where), _elsewhere(known, seen, where))
     if problem := next(wrong, None):
         return Seating(problem=problem, alive=alive)

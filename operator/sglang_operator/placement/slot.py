@@ -201,6 +201,8 @@ class _Claims:
             seats={} if problem is not None else seats,
             waits=waits,
             problem=problem,
+            # Engines that were made in mode Shared go with their trainer's pod.
+            alive=self._seen.alive,
             warnings=() if unserved else tuple(self._warnings()),
             slots=tuple(map(self._held, self._needs)),
             claims=tuple(self._wanted.values()),

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from sglang_operator.api import conditions
+from sglang_operator.api import conditions, texts
 from sglang_operator.api.names import EngineName
 from sglang_operator.placement.base import Placed
 from sglang_operator.placement.devices import Inventory, Pin
@@ -21,7 +21,7 @@ from tests.unit.placement.claims import (
     requests,
     seated,
 )
-from tests.unit.placement.trainers import gpu
+from tests.unit.placement.trainers import a_slot, gpu, pods
 
 HALF = {"device_mapping": "list(range(0,8))", "num_gpus_per_worker": 4}
 FIRST, SECOND = EngineName("g0-3"), EngineName("g4-7")
@@ -201,6 +201,13 @@ def test_an_engine_whose_claim_is_another_one_goes():
         "trainers now"
     )
     assert not seated(pool, inventory(a_claim(pool, 0, 2))).left(FIRST, [seat.mark])
+
+
+def test_an_engine_that_was_made_in_mode_shared_goes_with_its_trainer():
+    mark = a_slot(0).mark([gpu(0, 0)])
+    pool = a_slot_pool(**HALF)
+    assert seated(pool, inventory(), trainers={}).left(FIRST, [mark]) == texts.SEAT_LEFT
+    assert not seated(pool, inventory(), trainers=pods(a_slot(0))).left(FIRST, [mark])
 
 
 # --- what a claim has, and gets again
