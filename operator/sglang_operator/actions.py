@@ -3,7 +3,7 @@
 The executor performs actions and decides nothing.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from sglang_operator.children import drift, engine_pod, gang_groups, kinds, weig
 from sglang_operator.gates.decide import GatePlan
 from sglang_operator.gates.lease import LeaseStep
 from sglang_operator.observed.model import Gate, Observed, ObservedChild, ObservedPod
-from sglang_operator.plan.decision import ENDED_GRACE_SECONDS, RemovePod
+from sglang_operator.plan.decision import ENDED_GRACE_SECONDS, CreateEngine, RemovePod
 from sglang_operator.plan.plan import Plan
 from sglang_operator.pool.resolve import Owner, Pool
 from sglang_operator.weights import lease_state
@@ -91,8 +91,16 @@ GateAction = SetGate | WriteLease | CreateChild
 ChildAction = CreateChild | UpdateChild | DeleteChild
 
 
-def pod_actions(pool: Pool, plan: Plan, template: Mapping[str, Any]) -> list[PodAction]:
-    """Deletes first: they free the GPUs that the creates need."""
+def pod_actions(
+    pool: Pool,
+    plan: Plan,
+    template: Mapping[str, Any],
+    near: Callable[[CreateEngine, int], str] = lambda create, node_rank: "",
+) -> list[PodAction]:
+    """Deletes first: they free the GPUs that the creates need.
+
+    ``near``: the node that a pod of this node rank is rather to be on; "" if none is better.
+    """
     shared = dict(template)
     deletes: list[PodAction] = [
         DeletePod(
@@ -118,6 +126,7 @@ def pod_actions(pool: Pool, plan: Plan, template: Mapping[str, Any]) -> list[Pod
                 create.streak,
                 node_rank=node_rank,
                 seat=seat,
+                near=near(create, node_rank),
             )
             name = body["metadata"]["name"]
             engine = create.engine.name

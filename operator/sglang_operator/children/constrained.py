@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from sglang_operator.children import seated
 from sglang_operator.scheduling import topology
 
 
@@ -21,3 +22,16 @@ def spec(shared: Mapping[str, Any], added: Mapping[str, Any]) -> dict[str, Any]:
     if own := added.get(topology.SPREAD):
         found[topology.SPREAD] = [*own, *(shared.get(topology.SPREAD) or ())]
     return found
+
+
+def near(shared: Mapping[str, Any], node: str) -> dict[str, Any]:
+    """The affinity of a pod that is rather to be on this node than on another like it.
+
+    It comes last, and weighs the least: whatever podTemplate prefers counts more.
+    """
+    affinity = shared.get("affinity") or {}
+    to_nodes = affinity.get("nodeAffinity") or {}
+    field = {"key": seated.FIELD, "operator": "In", "values": [node]}
+    term = {"weight": 1, "preference": {"matchFields": [field]}}
+    preferred = [*(to_nodes.get(topology.PREFERRED) or ()), term]
+    return {"affinity": {**affinity, "nodeAffinity": {**to_nodes, topology.PREFERRED: preferred}}}

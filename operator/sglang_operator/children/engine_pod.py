@@ -34,9 +34,11 @@ def pod(
     *,
     node_rank: int = 0,
     seat: Seat | None = None,
+    near: str = "",
 ) -> dict[str, Any]:
     """One engine's pod, or that of this node rank.  ``shared`` is ``template(pool)``; it is not
-    changed.  ``seat``: where it belongs, if that is not the scheduler's to say."""
+    changed.  ``seat``: where it belongs, if that is not the scheduler's to say; ``near``: the node
+    that it is rather to be on."""
     meta, own = shared["metadata"], _of_rank(shared, engine)
     name = member_name(pool, engine, attempt, node_rank)
     if node_rank:
@@ -45,6 +47,8 @@ def pod(
     member = Member(pool.owner.name, engine.name, attempt, engine.pods, node_rank, revisions)
     own |= gangs.member_spec(pool.spec, member)
     own |= constrained.spec({**shared["spec"], **own}, gangs.constraints(pool.spec, member))
+    if near and seat is None:
+        own |= constrained.near({**shared["spec"], **own}, near)
     if seat is not None:
         own |= seated.spec({**shared["spec"], **own}, seat)
     if streak is not None:

@@ -7,7 +7,7 @@ from sglang_operator.api import device_variables, names
 from sglang_operator.placement.seats import Seat
 
 _CLAIM = "gpus"  # as the pod calls its claim
-_FIELD = "metadata.name"  # of a node, which no label stands for in every cluster
+FIELD = "metadata.name"  # of a node, which no label stands for in every cluster
 
 
 def spec(shared: Mapping[str, Any], seat: Seat) -> dict[str, Any]:
@@ -47,7 +47,7 @@ def _on(node: str, affinity: Mapping[str, Any]) -> dict[str, Any]:
 
     Of several terms one is enough, so that each has to name the node.
     """
-    field = {"key": _FIELD, "operator": "In", "values": [node]}
+    field = {"key": FIELD, "operator": "In", "values": [node]}
     required = "requiredDuringSchedulingIgnoredDuringExecution"
     of_nodes = affinity.get("nodeAffinity") or {}
     terms = (of_nodes.get(required) or {}).get("nodeSelectorTerms") or [{}]

@@ -3,12 +3,13 @@
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TypeGuard
 
 from sglang_operator import actions
 from sglang_operator.api import names
+from sglang_operator.api.spec import Gang
 from sglang_operator.children import engine_pod, gang_groups
 from sglang_operator.clocks import left, steady
 from sglang_operator.cluster.dry_runs import DryRuns
@@ -24,7 +25,9 @@ from sglang_operator.kube.errors import (
     ApiUnreachableError,
 )
 from sglang_operator.observed.model import ObservedPod
-from sglang_operator.plan.plan import Plan
+from sglang_operator.plan.plan import CreateEngine, Plan
+from sglang_operator.pool.resolve import Pool
+from sglang_operator.status import nodes
 
 # A pass performs pod actions for so long at most; what is left is planned again.
 ACTING_SECONDS = 20.0
@@ -163,7 +166,8 @@ class Actor:
         before, without = await self._groups(this, decision)
         if memory.template is None:
             memory.template = engine_pod.template(pool)
-        batch = _possible(actions.pod_actions(pool, plan, memory.template), memory)
+        near = _where_it_was(this, pool, plan)
+        batch = _possible(actions.pod_actions(pool, plan, memory.template, near), memory)
         without |= gang_groups.without(pool, memory.conflicts.keys(), plan)
         batch = [a for a in batch if not (_is_create(a) and a.engine in without)]
         for action in batch:
@@ -275,6 +279,23 @@ class Actor:
         else:
             old = StaleViewError("what was seen is old")
             this.requeue.after(Reason.STALE_VIEW, memory.again.failed(old))
+
+
+def _where_it_was(this: Pass, pool: Pool, plan: Plan) -> Callable[[CreateEngine, int], str]:
+    """The node on which an engine's pod was last: what it needs is warm there.
+
+    Not after a failure, which may be the node's.  A queue admits pods of one engine by what they
+    have in common, so that none has a place of its own.
+    """
+    free = pool.spec.scheduling.gang is Gang.NONE
+    last = nodes.last(pool, this.record.status) if plan.creates and free else {}
+
+    def near(create: CreateEngine, node_rank: int) -> str:
+        if create.failures or create.streak is not None:
+            return ""
+        return last.get(nodes.number(pool, create.engine.rank, node_rank), "")
+
+    return near
 
 
 def _is_create(action: actions.PodAction) -> TypeGuard[actions.CreatePod]:

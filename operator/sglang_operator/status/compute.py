@@ -32,13 +32,15 @@ from sglang_operator.status import (
     synced,
     transaction,
 )
+from sglang_operator.status import nodes as nodes_of
 from sglang_operator.status.history import Hindrance
 from sglang_operator.status.rollout_progress import Progress
 
 MAX_WARNINGS = 32
 MAX_MESSAGE = 2048
 # What a refused spec says nothing about stays as it was.
-KEPT = ("revision", "resolved", "reported", "memory", "placement", "slots", "weights", "tuning")
+KEPT = ("revision", "resolved", "reported", "memory", "nodes")
+KEPT += ("placement", "slots", "weights", "tuning")
 MAX_SLOTS = 256
 
 
@@ -132,6 +134,8 @@ def compute(
         status["slots"] = [slot.written(per_node) for slot in slots[:MAX_SLOTS]]
     if said:
         status["reported"] = said
+    if places := nodes_of.told(pool, plan, previous):
+        status["nodes"] = places
     if held := memory.memory(pool, plan.engines, reports or {}, nodes, previous):
         status["memory"] = held
     if told_of := (progress.written() if progress else {}) | ({"window": window} if window else {}):

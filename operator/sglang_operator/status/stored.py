@@ -131,6 +131,10 @@ def _warnings(value: Any) -> list[dict[str, Any]]:
     return _entries(value, "reason", "field", "message")
 
 
+def _nodes(value: Any) -> list[dict[str, Any]]:
+    return _entries(value, "name", "pods")
+
+
 def _text(value: Any) -> str | None:
     return value if isinstance(value, str) else None
 
@@ -144,6 +148,7 @@ _READERS: Mapping[str, Callable[[Any], Any]] = {
     "resolved": _object,
     "reported": _object,
     "memory": _memory,
+    "nodes": _nodes,
     "tuning": _object,
     "rollout": _object,
     "slots": _slots,
