@@ -27,21 +27,23 @@ def overlapping(devices: Collection[int]) -> Part:
 
     def part(registry: Registry) -> Registry:
         found = _of(registry, devices, (e for e in registry.engines if {*e.devices} & {*devices}))
-        stay = [engine for engine in registry.unlisted if not engine.leaving]
+        known = {engine.engine for engine in registry.engines}
+        stay = [e for e in registry.unlisted if not e.leaving and e.engine not in known]
         if stay:
             raise NotReady(texts.PART_BESIDE.format(engines=beside.named(stay)))
-        return found
+        leaving = tuple(engine for engine in registry.unlisted if engine.leaving)
+        others = tuple(engine for engine in found.others if not engine.leaving)
+        return replace(found, unlisted=(*found.unlisted, *leaving), others=others)
 
     return part
 
 
 def within(devices: Collection[int]) -> Part:
-    """The engines all of whose GPUs are among these, and none that runs beside the pool's."""
+    """The engines all of whose GPUs are among these, and those of their names beside them."""
 
     def part(registry: Registry) -> Registry:
         inside = (e for e in registry.engines if e.devices and {*e.devices} <= {*devices})
-        found = _of(registry, devices, inside)
-        return replace(found, unlisted=(), others=(*found.others, *registry.unlisted))
+        return _of(registry, devices, inside)
 
     return part
 
@@ -54,7 +56,18 @@ def _of(registry: Registry, devices: Collection[int], engines: Iterable[Engine])
         shown = f"{there[0]} to {there[-1]}" if there else "none"
         ids = ", ".join(map(str, sorted(devices)[:16]))
         raise InvalidArgument(texts.PART_NOWHERE.format(devices=ids, there=shown))
-    return registry.of(found)
+    return _with_own(registry.of(found))
+
+
+def _with_own(part: Registry) -> Registry:
+    """Of a rollout's two of one engine both are of its part: its name says which GPU ids are its.
+
+    Others that run beside the pool's are of none.
+    """
+    names = {engine.engine for engine in part.engines}
+    own = tuple(e for e in part.unlisted if not e.leaving and e.engine in names)
+    others = (e for e in part.unlisted if e not in own)
+    return replace(part, unlisted=own, others=(*part.others, *others))
 
 
 def named(registry: Registry) -> list[str]:

@@ -13,8 +13,9 @@ from sglang_operator.client import (
     Pool,
     Unsupported,
     confirming,
+    devices,
 )
-from sglang_operator.client.registry import IN_SERVICE
+from sglang_operator.client.registry import IN_SERVICE, Engine, Registry, WeightsSection
 from sglang_operator.weights.lease_state import Phase
 from tests.unit.client.fake_pool import NAMESPACE, POOL, FakePool
 
@@ -359,3 +360,45 @@ def test_one_whose_gate_stays_open_keeps_its_part_awake(world, pool):
     world._operate = operate
     pool.wake(devices=range(4))
     assert gates(world) == ["Open"] * 4
+
+
+# --- a rollout's two of one engine
+
+
+def _surging():
+    """Two engines, of which the last has a new one, and an old one that serves beside it."""
+    values = {
+        "gpus": 2,
+        "rank_offset": 1,
+        "state": "Up",
+        "pod_ip": "10.0.0.1",
+        "gate": "Closed",
+        "version": None,
+        "engine_version": "0.5.9",
+    }
+
+    def engine(rank, name, pod, **changes):
+        ids = (2 * rank, 2 * rank + 1) if rank >= 0 else ()
+        own = {"rank": rank, "engine": name, "devices": ids, "pod": pod, "instance": f"run-{pod}"}
+        return Engine(**{**values, "url": f"http://{pod}:30000", **own, **changes})
+
+    return Registry(
+        pool=POOL,
+        namespace=NAMESPACE,
+        epoch="e",
+        engine_version="0.5.9",
+        world_size=5,
+        weights=WeightsSection(gate="Committed", parts=True),
+        engines=(engine(0, "g0-1", "a"), engine(1, "g2-3", "new")),
+        unlisted=(engine(-1, "g2-3", "old", state=IN_SERVICE),),
+    )
+
+
+@pytest.mark.parametrize("part", [devices.overlapping, devices.within])
+def test_both_of_a_rollouts_two_are_of_the_part_that_has_their_gpus(part):
+    last = part([2, 3])(_surging())
+    assert [engine.pod for engine in last.present] == ["new", "old"]
+    assert [engine.pod for engine in last.others] == ["a"]
+    first = part([0, 1])(_surging())
+    assert [engine.pod for engine in first.present] == ["a"]
+    assert [engine.pod for engine in first.others] == ["new", "old"]

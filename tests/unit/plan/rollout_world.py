@@ -240,7 +240,11 @@ class World:
     def _lease(self) -> dict[Any, Any]:
         if not self.phase:
             return {}
-        said = {"phase": self.phase, "version": OPEN.version, "checkpoint": "/ckpt/step-9"}
+        said: Json = {
+            "phase": self.phase,
+            "version": OPEN.version,
+            "checkpoint": "/ckpt/step-9",
+        }
         if self.phase != "Committed":
             said["holder"] = "trainer"
         return a_lease(self.pool, **said, instances=",".join(sorted(self.covered)))
