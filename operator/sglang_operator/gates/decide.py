@@ -69,6 +69,8 @@ def decide(
     closed = [_aside(group) for group in aside if group.leader is not None]
     added = [change for change in closed if change is not None and change.pod.uid not in told_of]
     gates = (*plan.gates, *added)
+    if heirs:  # who takes over serves first
+        gates = tuple(sorted(gates, key=lambda change: not change.is_open))
     stay = [each for each in unlisted if each.state is not EngineState.WAITING]
     return replace(
         plan,
