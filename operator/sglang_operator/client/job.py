@@ -10,6 +10,8 @@ import logging
 import secrets
 from typing import Any
 
+_TRAINER = "actor_train"
+
 log = logging.getLogger(__name__)
 
 
@@ -41,7 +43,13 @@ async def _drawn(worker: Any, key: str) -> str:
     return found if isinstance(found, str) else ""
 
 
-async def has_role(worker: Any, role: str) -> bool:
-    """Whether the job has workers of this role by now: ROLL notes where each one's rank 0 is."""
+async def has_trainer(worker: Any) -> bool | None:
+    """Whether the job has workers of actor_train by now; None where nobody can tell.
+
+    ROLL notes in its storage where rank 0 of each role is, and makes all workers before it
+    initialises any.  Its rollout pipelines have no trainer.
+    """
     storage = getattr(worker, "shared_storage", None)
-    return storage is not None and await storage.get.remote(role) is not None
+    if storage is None:
+        return None
+    return await storage.get.remote(_TRAINER) is not None

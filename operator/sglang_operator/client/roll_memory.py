@@ -7,7 +7,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-from sglang_operator.client import roll_config, roll_parts, texts
+from sglang_operator.client import job, roll_config, roll_parts, texts
 from sglang_operator.client.following import Follower
 from sglang_operator.client.pool import AsyncPool
 from sglang_operator.client.roll_groups import READY_SECONDS
@@ -72,6 +72,8 @@ class RollMemory:
         """Whether the engines are to sleep where ROLL offloads them, and can."""
         if not self._worker.pipeline_config.is_actor_infer_colocated:
             return False
+        if await job.has_trainer(self._worker) is False:
+            return False  # nobody needs the memory, and nobody would bring weights anew
         if (await self._pool.registry()).memory_saver is False:
             log.warning(texts.NO_MEMORY_SAVER)
             return False

@@ -35,7 +35,6 @@ TENSORS = "/update_weights_from_tensor"
 _LOOK_SECONDS = 1.0
 _UUID = re.compile(rb"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _GPU = "GPU-"
-_TRAINER = "actor_train"
 
 log = logging.getLogger(__name__)
 
@@ -198,7 +197,7 @@ def put_aside(worker: Any) -> None:
 
 
 async def _put_aside(worker: Any) -> None:
-    if not await job.has_role(worker, _TRAINER):
+    if not await job.has_trainer(worker):
         return
     api_key, admin_key = roll_config.keys()
     name, namespace = roll_config.pool_name(worker), roll_config.namespace(worker)

@@ -393,6 +393,27 @@ def test_nobody_else_puts_them_to_sleep(roll, reach, trainer, roles, per_node):
         assert not world.puts
 
 
+def test_a_rollout_job_finds_the_weights_that_a_job_before_has_left(roll, reach, trainer):
+    """Its file is the trainer's own, so that its ids overlap; nobody would bring weights anew."""
+
+    async def trains(cluster):
+        await cluster.all("offload_states")
+        await update(cluster)
+
+    async def rolls_out(cluster):
+        await cluster.all("offload_states")
+        await cluster.all("load_states")
+        assert await cluster.generate() == [ANSWER] * 3
+        await cluster.all("offload_part", [0])
+        assert not any(engine.released for engine in world.engines)
+
+    with FakePool() as world:
+        run(trains, joined(reach(world)), colocated(roll))
+        again = colocated(roll)
+        roll_places.put_aside(first_worker(again))
+        run(rolls_out, world, again)
+
+
 def test_a_pool_without_engines_or_without_a_registry_is_left_as_it_is(
     roll, reach, trainer, monkeypatch
 ):
@@ -416,7 +437,7 @@ def test_a_pool_without_engines_or_without_a_registry_is_left_as_it_is(
 
 def test_engines_that_come_get_no_number_of_a_process_of_this_pod(folder, monkeypatch):
     own = 3 * entry.SPAN + 7
-    monkeypatch.setattr(roll_places.os, "listdir", lambda _: ["1", str(own), "self", "sys"])
+    monkeypatch.setattr(os, "listdir", lambda _: ["1", str(own), "self", "sys"])
     roll_places.keep_numbers()
     assert (folder / entry.LOCK.format(span=3)).exists()
     assert not (folder / entry.LOCK.format(span=0)).exists()
@@ -427,9 +448,9 @@ def test_a_number_that_an_engine_has_already_is_in_the_way_of_the_trainer_alone(
     folder, monkeypatch
 ):
     taken = entry.SPAN + 5
-    monkeypatch.setattr(roll_places.os, "listdir", lambda _: [str(taken)])
+    monkeypatch.setattr(os, "listdir", lambda _: [str(taken)])
     roll_places.keep_numbers()
-    monkeypatch.setattr(client_slots.os, "getpid", lambda: taken)
+    monkeypatch.setattr(os, "getpid", lambda: taken)
     with pytest.raises(Unsupported, match="an engine has the process numbers of this process"):
         roll_places.claim(None)
 
@@ -465,7 +486,8 @@ def clusters(called, train, infer, *, ours=True):
 def test_each_process_that_hands_weights_over_claims_its_number_before_it_does(
     monkeypatch, train, infer, ours, asked
 ):
-    called, made = [], []
+    called: list[object] = []
+    made: list[object] = []
     ray = SimpleNamespace(get=lambda refs: made.append("claims" if refs else ""))
     monkeypatch.setitem(sys.modules, "ray", ray)
 
