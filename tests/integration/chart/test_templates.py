@@ -15,7 +15,8 @@ from generators.policies import lease
 from sglang_operator.api import names
 from sglang_operator.engine import schema
 from sglang_operator.testing import binaries
-from tests.integration.chart.helm import IMAGE, LOADER, HelmError, kinds, named
+from tests import structural
+from tests.integration.chart.helm import IMAGE, HelmError, kinds, named
 
 CI_VALUES = sorted((CHART / "ci").glob("*.yaml"))
 CHART_LABELS = (
@@ -83,7 +84,7 @@ def plain(objects: list[Any]) -> dict[tuple[str, str], Any]:
 def kustomized(folder: Path) -> list[Any]:
     kubectl = str(binaries.locate() / "kubectl")
     made = subprocess.run([kubectl, "kustomize", str(folder)], capture_output=True, check=True)
-    return list(yaml.load_all(made.stdout, Loader=LOADER))
+    return list(yaml.load_all(made.stdout, Loader=structural.LOADER))
 
 
 def test_kustomize_gives_the_same_objects_as_the_charts_defaults(helm):
@@ -213,7 +214,7 @@ def test_every_name_of_a_release_is_one_whatever_the_release_is_called(helm, rel
     everything["metrics"]["podMonitor"] = {"enabled": False}
     everything["metrics"]["serviceMonitor"] = {"enabled": True}
     made = helm("template", release, str(CHART), "--namespace=sys", values=everything)
-    for found in yaml.load_all(made, Loader=LOADER):
+    for found in yaml.load_all(made, Loader=structural.LOADER):
         if found:
             kind, name = found["kind"], found["metadata"]["name"]
             most, form = (63, LABEL) if kind == "Service" else (253, SUBDOMAIN)
@@ -258,7 +259,7 @@ def test_what_helm_test_runs_has_the_operators_account_and_image(helm):
 )
 def test_each_release_has_a_lease_of_its_own(helm, release, values, lease):
     made = helm("template", release, str(CHART), IMAGE, values=values)
-    objects = list(yaml.load_all(made, Loader=LOADER))
+    objects = list(yaml.load_all(made, Loader=structural.LOADER))
     (deployment,) = (found for found in objects if found and found["kind"] == "Deployment")
     args = deployment["spec"]["template"]["spec"]["containers"][0]["args"]
     given = [flag for flag in args if flag.startswith("--lease-name")]

@@ -15,10 +15,11 @@ import pytest
 import yaml
 
 from sglang_operator.api import errors, names, pod_template, spec
+from tests import structural
 
 MANIFESTS = Path(__file__).parents[3] / "manifests"
 CRD_FILE = MANIFESTS / "crd" / "sglanginferences.yaml"
-CRD = yaml.safe_load(CRD_FILE.read_text())
+CRD = structural.definition()
 VERSION = CRD["spec"]["versions"][0]
 ROOT = VERSION["schema"]["openAPIV3Schema"]
 SPEC = ROOT["properties"]["spec"]

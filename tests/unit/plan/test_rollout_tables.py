@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from sglang_operator.plan.plan import Plan
+from tests import structural
 from tests.unit.plan.rollout_world import World
 
 FOLDER = Path(__file__).parent / "rollouts"
@@ -17,7 +18,7 @@ STEP_KEYS = {"when", "spec", "then", "waits", "told"}
 def _cases() -> list[Any]:
     found = []
     for path in sorted(FOLDER.glob("*.yaml")):
-        for case in yaml.safe_load(path.read_text()):
+        for case in yaml.load(path.read_text(), Loader=structural.LOADER):
             found.append(pytest.param(case, id=f"{path.stem}: {case['name']}"))
     return found
 

@@ -1,11 +1,9 @@
 """Without a gang each pod is scheduled by itself; an adapter has only its own to add."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from sglang_operator.api import names, spec, syntax
 from sglang_operator.api.problems import Problem
@@ -13,11 +11,10 @@ from sglang_operator.children import engine_pod
 from sglang_operator.pool.resolve import Pool, Refused, resolve_pool
 from sglang_operator.scheduling import gangs, texts
 from sglang_operator.scheduling.base import Member
+from tests import structural
 from tests.builders import OWNER, a_pool, guide_spec
 
-CRD = yaml.safe_load(
-    (Path(__file__).parents[3] / "manifests/crd/sglanginferences.yaml").read_text()
-)
+CRD = structural.definition()
 
 
 def parsed(**scheduling: str) -> spec.PoolSpec:

@@ -2,12 +2,10 @@
 
 import dataclasses
 import json
-from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
-import yaml
 
 from sglang_operator.api import conditions, names
 from sglang_operator.children import engine_pod
@@ -23,6 +21,7 @@ from sglang_operator.scheduling import texts
 from sglang_operator.scheduling.base import Waiting
 from sglang_operator.status import failures, holdups
 from sglang_operator.view.cluster_view import PoolView
+from tests import structural
 from tests.builders import NOW, a_pod, a_pool, guide_spec, planned, refused
 
 SCHEDULING = {"gang": "Kueue", "queueName": "gpus"}
@@ -30,9 +29,7 @@ POOL = a_pool(scheduling=SCHEDULING)
 SPANNING = a_pool(
     guide_spec(num_gpus_per_worker=16, device_mapping="list(range(0,32))", scheduling=SCHEDULING)
 )
-CRD = yaml.safe_load(
-    (Path(__file__).parents[3] / "manifests/crd/sglanginferences.yaml").read_text()
-)
+CRD = structural.definition()
 WAITS: dict[str, Any] = {
     "node": "",
     "phase": "Pending",

@@ -9,7 +9,6 @@ from typing import Any
 
 import msgspec
 import pytest
-import yaml
 
 from sglang_operator import actions
 from sglang_operator.api import conditions, names
@@ -52,7 +51,7 @@ DEFINED = pytest.mark.parametrize(
     [each for each in gangs.GROUPED if each.name in DEFINITIONS],
     ids=lambda each: each.name,
 )
-CRD = yaml.safe_load((DATA.parents[1] / "manifests/crd/sglanginferences.yaml").read_text())
+CRD = structural.definition()
 
 
 def scheduling(declared: Grouped, **more: str) -> dict[str, str]:
