@@ -5,9 +5,9 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 ARGS   ?=
 PYTEST := $(BIN)/python -m pytest
-# A file's tests share what they start, such as a control plane, and so stay in one process.  The
-# order of the files is that of tests/conftest.py.  Tests on a cluster compute for two fifths of their
-# time and wait for the rest, so that four processes keep two cores busy.
+# A file's tests share what they start and so stay in one process, as some files do that share a
+# control plane: tests/conftest.py has which, and the order of all.  Tests on a cluster compute for two
+# fifths of their time and wait for the rest, so that four processes keep two cores busy.
 JOBS     ?= 4
 PARALLEL := -n $(JOBS) --dist loadfile --no-loadscope-reorder
 

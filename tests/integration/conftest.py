@@ -7,29 +7,42 @@ import pytest
 
 from sglang_operator.testing import ControlPlane
 from sglang_operator.testing.installed import InstalledOperator
-from sglang_operator.testing.pytest_plugin import control_plane, control_plane_nodes
+from sglang_operator.testing.pytest_plugin import require_real_node
+from tests.integration import planes
 from tests.integration.pools import PoolUnderTest
 
-__all__ = ["control_plane", "control_plane_nodes", "plane", "pool"]
-
+_shared = planes.Shared()
 _numbers = itertools.count()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
+    """A plane that the next test has no use for ends at once: an idle one computes too."""
+    try:
+        return (yield)
+    finally:
+        _shared.keep_for(planes.wanted(nextitem))
 
 
 @pytest.fixture(scope="module")
 def plane(request: pytest.FixtureRequest) -> Iterator[ControlPlane]:
-    """The control plane of a module with the operator, as its mark says.
+    """The control plane of a module with the operator, as its mark says (see ``planes.Wanted``).
 
     ``pytestmark = pytest.mark.plane("3x8", ask_engines=True)``: the nodes, and the operator's
-    options.  ``quiet=True``: its log has no error in the end.
+    options.  ``quiet=True``: its log has no error in the end.  ``operator=False``: the module
+    starts operators of its own.  Other files have had the plane before.
     """
-    mark = request.node.get_closest_marker("plane")
-    assert mark is not None, "say which nodes: pytestmark = pytest.mark.plane(NODES)"
-    options = dict(mark.kwargs)
-    quiet = options.pop("quiet", False)
-    with ControlPlane(*mark.args) as plane:
-        with InstalledOperator(plane, **options) as operator:
+    wanted = planes.wanted(request.node)
+    assert wanted is not None, "say which nodes: pytestmark = pytest.mark.plane(NODES)"
+    if wanted.kind == "real":
+        require_real_node()
+    with _shared.lent(wanted) as plane:
+        if not wanted.operator:
             yield plane
-        log = operator.log.read_text() if quiet else ""
+            return
+        with InstalledOperator(plane, **wanted.options) as operator:
+            yield plane
+        log = operator.log.read_text() if wanted.quiet else ""
         assert not [line for line in log.splitlines() if " ERROR " in line]
 
 

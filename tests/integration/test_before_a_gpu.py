@@ -16,29 +16,18 @@ import yaml
 from generators.policies import manifest as policies
 from sglang_operator.api import conditions, names
 from sglang_operator.testing import ControlPlane
-from sglang_operator.testing.installed import InstalledOperator, manifests
+from sglang_operator.testing.installed import manifests
 from tests import busy
 from tests.builders import guide_spec, with_config
 from tests.integration.pools import PoolUnderTest
+
+pytestmark = pytest.mark.plane("3x8")
 
 WAIT_SECONDS = 30.0
 CLI = Path(sys.executable).with_name("kubectl-sglang")
 MEANT = "did you mean mem_fraction_static"
 
 Json = dict[str, Any]
-
-
-@pytest.fixture(scope="module")
-def plane() -> Iterator[ControlPlane]:
-    """A plane of its own: the policies are for all namespaces."""
-    with ControlPlane("3x8") as plane:
-        yield plane
-
-
-@pytest.fixture(scope="module")
-def operator(plane: ControlPlane) -> Iterator[InstalledOperator]:
-    with InstalledOperator(plane) as operator:
-        yield operator
 
 
 def manifest(spec: Json, name: str = "actor-infer") -> Json:
@@ -53,9 +42,7 @@ def manifest(spec: Json, name: str = "actor-infer") -> Json:
 # --- a typo
 
 
-def test_without_a_policy_the_operator_names_the_typo_within_a_second_and_makes_no_pod(
-    plane, operator
-):
+def test_without_a_policy_the_operator_names_the_typo_within_a_second_and_makes_no_pod(plane):
     pool = PoolUnderTest(plane, plane.namespace("typo"))
     pool.apply(**with_config(mem_fraction_statc=0.8))
     stalled = pool.wait_for(conditions.STALLED, "ArgumentUnknown")
@@ -71,7 +58,7 @@ def _seconds(timestamp: str) -> float:
     return time.mktime(time.strptime(timestamp[:19], "%Y-%m-%dT%H:%M:%S"))
 
 
-def test_the_typo_corrected_becomes_a_pool(plane, operator):
+def test_the_typo_corrected_becomes_a_pool(plane):
     pool = PoolUnderTest(plane, plane.namespace("corrected"))
     pool.apply(**with_config(mem_fraction_statc=0.8), replicas=1)
     pool.wait_for(conditions.STALLED, "ArgumentUnknown")
@@ -85,9 +72,7 @@ def test_the_typo_corrected_becomes_a_pool(plane, operator):
 
 
 @pytest.fixture(scope="module")
-def with_policies(
-    plane: ControlPlane, operator: InstalledOperator, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def with_policies(plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """An overlay of the whole installation with the component, applied as one does."""
     folder = tmp_path_factory.mktemp("overlay")
     there = os.path.relpath(manifests(), folder)  # kustomize wants it relative
@@ -99,7 +84,8 @@ def with_policies(
     }
     (folder / "kustomization.yaml").write_text(yaml.safe_dump(overlay))
     plane.kubectl("apply", "-k", str(folder))
-    return folder
+    yield folder
+    plane.kubectl("delete", "-k", str(manifests() / "policies"))
 
 
 def test_the_whole_installation_and_the_policies_are_one_plain_apply(plane, with_policies):
@@ -148,7 +134,7 @@ def diff(plane: ControlPlane, folder: Path, spec: Json, *arguments: str) -> tupl
 
 
 @pytest.fixture(scope="module")
-def live(plane: ControlPlane, operator: InstalledOperator) -> PoolUnderTest:
+def live(plane: ControlPlane) -> PoolUnderTest:
     pool = PoolUnderTest(plane, plane.namespace("diff"))
     pool.apply()
     pool.wait_ready()

@@ -6,13 +6,11 @@ import pytest
 
 from sglang_operator.api import names
 from sglang_operator.placement import entry
-from sglang_operator.testing import ControlPlane
-from sglang_operator.testing.installed import InstalledOperator
-from sglang_operator.testing.pytest_plugin import require_real_node
-from sglang_operator.testing.realnode import kitimages
 from tests.integration.pools import PoolUnderTest, engine_env
 from tests.integration.test_real_pool import CONTROL_PORT, READY_SECONDS, WAIT_SECONDS, break_engine
 from tests.unit.placement.trainers import gpu
+
+pytestmark = pytest.mark.plane("3x8", kind="real")
 
 # What runs in a container, by process number: the engine is the child of what started it.
 PROCESSES = (
@@ -22,19 +20,10 @@ PROCESSES = (
 FOLDER = "import os, json; print(json.dumps(sorted(os.listdir('/dev/shm'))))"
 
 
-@pytest.fixture(scope="module")
-def plane():
-    require_real_node()
-    with ControlPlane("1x8", kind="real") as plane:
-        plane.load_image(kitimages.default_engine())
-        with InstalledOperator(plane):
-            yield plane
-
-
 @pytest.fixture
 def pool(plane):
     pool = PoolUnderTest(plane, plane.namespace("shared"))
-    (node,) = plane.api.get("/api/v1/nodes")["items"]
+    node = plane.api.get("/api/v1/nodes")["items"][0]
     gpus = [gpu(0, index) for index in range(8)]
     slots = [{"nodeRank": 0, "node": node["metadata"]["name"], "gpus": gpus}]
     pool.apply(

@@ -42,6 +42,7 @@ with ControlPlane("1x8") as plane:
 
 @pytest.fixture(scope="module")
 def plane():
+    """A plane of its own: a node that is silent is given up after seconds."""
     with ControlPlane("3x8", node_monitor_grace_seconds=GRACE_SECONDS) as plane:
         print(f"\ncontrol plane ready after {plane.start_seconds:.2f} s")
         yield plane

@@ -8,20 +8,15 @@ import pytest
 
 from sglang_operator.api import conditions, names
 from sglang_operator.testing import ControlPlane
-from sglang_operator.testing.installed import InstalledOperator
 from tests.integration.pools import PoolUnderTest
+
+pytestmark = pytest.mark.plane("1x4")
 
 _namespaces = itertools.count()
 NO_MORE = "no more pods of this pool"
 # What counts is in Kubernetes a webhook's business; one that refuses all says the same of each.
 EVERY_POD = "false"
 OF_SEED_7 = "!object.spec.containers.exists(c, c.args.exists(a, a == '--random-seed=7'))"
-
-
-@pytest.fixture(scope="module")
-def plane() -> Iterator[ControlPlane]:
-    with ControlPlane("1x4") as plane, InstalledOperator(plane):
-        yield plane
 
 
 @pytest.fixture

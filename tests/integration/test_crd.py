@@ -14,16 +14,16 @@ from sglang_operator.api import errors, names, pod_volumes
 from sglang_operator.pool.resolve import resolve_pool
 from sglang_operator.scheduling import texts
 from sglang_operator.testing import ApiError, ControlPlane
+from tests import structural
 from tests.builders import OWNER
 
-pytestmark = pytest.mark.each_kubernetes
+pytestmark = [pytest.mark.each_kubernetes, pytest.mark.plane("0", operator=False)]
 
 MANIFESTS = Path(__file__).parents[2] / "manifests"
 CRD_FILE = MANIFESTS / "crd" / "sglanginferences.yaml"
 SAMPLES = sorted((MANIFESTS / "samples").glob("*.yaml"))
-PROPERTIES = yaml.safe_load(CRD_FILE.read_text())["spec"]["versions"][0]["schema"][
-    "openAPIV3Schema"
-]["properties"]["spec"]["properties"]
+_SCHEMA = structural.definition()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+PROPERTIES = _SCHEMA["properties"]["spec"]["properties"]
 ROLL_FIELDS = [name for name, field in PROPERTIES.items() if field.get("nullable")]
 RESOURCE = f"{names.PLURAL}.{names.GROUP}"
 WAIT_SECONDS = 30.0
@@ -85,18 +85,10 @@ ROLL_WORKER = {
 }
 
 
-@pytest.fixture(scope="module")
-def plane(control_plane: ControlPlane) -> ControlPlane:
-    control_plane.kubectl("apply", "-f", str(CRD_FILE))
-    # kubectl wait fails on a definition that has no conditions yet, so it is tried again.
-    established = ("wait", "--for=condition=Established", f"crd/{names.CRD_NAME}")
-    control_plane.wait(lambda: control_plane.kubectl(*established), WAIT_SECONDS, "the definition")
-    path = f"/apis/{names.API_VERSION}/{names.PLURAL}"
-    control_plane.wait(lambda: control_plane.api.get(path), WAIT_SECONDS, "the resource")
-    control_plane.wait(
-        lambda: control_plane.kubectl("explain", "sgi.spec").stdout, WAIT_SECONDS, "the schema"
-    )
-    return control_plane
+@pytest.fixture(scope="module", autouse=True)
+def schema(plane: ControlPlane) -> None:
+    """What kubectl explains comes a moment after the definition."""
+    plane.wait(lambda: plane.kubectl("explain", "sgi.spec").stdout, WAIT_SECONDS, "the schema")
 
 
 @pytest.fixture

@@ -5,16 +5,16 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
 
 from sglang_operator.testing import ControlPlane
-from sglang_operator.testing.installed import InstalledOperator
 from tests.docs import pages
 from tests.docs.pages import PAGES, ROOT
+
+pytestmark = pytest.mark.plane("3x8")
 
 SECONDS = 120.0
 _numbers = itertools.count()
@@ -23,12 +23,6 @@ _SESSIONS = [
     for path in PAGES
     if any(block.language == "sh" and not block.not_run for block in pages.blocks(path))
 ]
-
-
-@pytest.fixture(scope="module")
-def plane() -> Iterator[ControlPlane]:
-    with ControlPlane("3x8") as plane, InstalledOperator(plane):
-        yield plane
 
 
 @pytest.mark.parametrize("path", _SESSIONS, ids=pages.name)

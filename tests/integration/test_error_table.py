@@ -65,6 +65,7 @@ def refusal(plane: ControlPlane, body: Json) -> str:
 
 @pytest.fixture(scope="module")
 def plane() -> Iterator[ControlPlane]:
+    """A plane of its own: its definition is replaced by one that takes anything."""
     with ControlPlane("0") as plane:
         plane.kubectl("apply", "-k", str(MANIFESTS / "crd"))
         plane.wait(lambda: plane.api.get(COLLECTION), WAIT_SECONDS, "the resource")

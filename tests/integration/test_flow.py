@@ -1,50 +1,16 @@
 """The main job on a real control plane: each thing a user sees, with the pods that survive it."""
 
-import itertools
-from collections.abc import Iterator
-
 import pytest
 
 from sglang_operator.api import conditions, names
-from sglang_operator.testing import ControlPlane
-from sglang_operator.testing.installed import InstalledOperator
 from tests.integration.pools import PoolUnderTest
 
-_namespaces = itertools.count()
+pytestmark = pytest.mark.plane("3x8", quiet=True)
 
 # Garbage collection learns of a new kind of owner every 30 s only.
 COLLECTED = 60.0
 
 GUIDE_ENGINES = [f"g{2 * i}-{2 * i + 1}" for i in range(12)]
-
-
-@pytest.fixture(scope="module")
-def control_plane() -> Iterator[ControlPlane]:
-    """A plane of its own: every GPU in it is these tests'."""
-    with ControlPlane("3x8") as plane:
-        yield plane
-
-
-@pytest.fixture(scope="module")
-def operator(control_plane: ControlPlane) -> Iterator[InstalledOperator]:
-    with InstalledOperator(control_plane) as operator:
-        yield operator
-    errors = [line for line in operator.log.read_text().splitlines() if " ERROR " in line]
-    assert not errors
-
-
-@pytest.fixture
-def pool(control_plane: ControlPlane, operator: InstalledOperator) -> Iterator[PoolUnderTest]:
-    """A pool that is not applied yet, in a namespace of its own."""
-    namespace = control_plane.namespace(f"flow-{next(_namespaces)}")
-    pool = PoolUnderTest(control_plane, namespace)
-    yield pool
-    # The next test wants the GPUs.
-    control_plane.kubectl("delete", "sgi", "--all", "-n", namespace, "--wait=false")
-    control_plane.kubectl(
-        "delete", "pods", "--all", "-n", namespace, "--wait=false", "--grace-period=0", "--force"
-    )
-    pool.wait(lambda: not pool.all_pods(), "no pod left")
 
 
 def test_the_guides_example_becomes_twelve_engines_of_two_gpus(pool):
@@ -113,11 +79,11 @@ def test_an_engine_that_ended_comes_back_and_its_first_cause_stays_in_status(poo
     pool.wait(lambda: len(pool.pods()) == 2, "the ended pod to be tidied away")
 
 
-def test_an_evicted_engine_comes_back(pool, control_plane):
+def test_an_evicted_engine_comes_back(pool, plane):
     pool.apply(replicas=2)
     before = pool.wait_ready()
     # Not Ready (the gate is closed), so the budget lets it go.
-    control_plane.api.post(
+    plane.api.post(
         f"/api/v1/namespaces/{pool.namespace}/pods/actor-infer-g0-1-0/eviction",
         {
             "apiVersion": "policy/v1",
@@ -145,7 +111,7 @@ def test_engines_that_fail_again_and_again_wait_ever_longer(pool):
     assert pod["metadata"]["annotations"][names.ANNOTATION_FAILURES] == "2"
 
 
-def test_the_engines_of_a_deleted_node_come_back_elsewhere(pool, control_plane):
+def test_the_engines_of_a_deleted_node_come_back_elsewhere(pool, plane):
     pool.apply(replicas=4)
     before = pool.wait_ready()
     by_engine = {
@@ -153,7 +119,7 @@ def test_the_engines_of_a_deleted_node_come_back_elsewhere(pool, control_plane):
         for pod in pool.pods()
     }
     node = by_engine["g0-1"]
-    control_plane.delete_node(node)
+    plane.delete_node(node)
     lost = {engine for engine, on in by_engine.items() if on == node}
     try:
         pool.wait(
@@ -169,7 +135,7 @@ def test_the_engines_of_a_deleted_node_come_back_elsewhere(pool, control_plane):
             e: before[e] for e in before if e not in lost
         }
     finally:
-        control_plane.add_node(node)
+        plane.add_node(node)
 
 
 @pytest.mark.parametrize(
@@ -249,14 +215,14 @@ def test_a_suspended_pool_keeps_its_object_and_no_engine(pool):
     pool.wait_engines(GUIDE_ENGINES[:3])
 
 
-def test_a_deleted_pool_leaves_nothing_behind(pool, control_plane):
+def test_a_deleted_pool_leaves_nothing_behind(pool, plane):
     pool.apply(replicas=3)
     pool.wait_ready()
     pool.delete()
     pool.wait(lambda: not pool.all_pods(), "no pods", COLLECTED)
 
     def children() -> list[str]:
-        found = control_plane.kubectl(
+        found = plane.kubectl(
             "get", "service,configmap,pdb", "-o", "name", "-n", pool.namespace
         ).stdout.split()
         return [name for name in found if "actor-infer" in name]
@@ -264,8 +230,8 @@ def test_a_deleted_pool_leaves_nothing_behind(pool, control_plane):
     pool.wait(lambda: not children(), "no children", COLLECTED)
 
 
-def test_two_pools_live_side_by_side(pool, control_plane):
-    other = PoolUnderTest(control_plane, pool.namespace, "reward")
+def test_two_pools_live_side_by_side(pool, plane):
+    other = PoolUnderTest(plane, pool.namespace, "reward")
     pool.apply(device_mapping="list(range(0,8))")
     other.apply(device_mapping="list(range(8,16))")
     first, second = pool.wait_ready(), other.wait_ready()
@@ -368,8 +334,8 @@ def test_too_few_gpus_are_told_in_the_schedulers_words_and_kept_trying(pool):
     assert "Insufficient nvidia.com/gpu" in told["message"]
 
 
-def test_a_quota_costs_one_request_and_is_told(pool, control_plane):
-    control_plane.api.post(
+def test_a_quota_costs_one_request_and_is_told(pool, plane):
+    plane.api.post(
         f"/api/v1/namespaces/{pool.namespace}/resourcequotas",
         {
             "apiVersion": "v1",

@@ -39,7 +39,10 @@ QUIET_SECONDS = 3.0
 
 @pytest.fixture(scope="module")
 def plane() -> Iterator[ControlPlane]:
-    """Two nodes, as many as one engine of these pools wants."""
+    """A plane of its own, for its components have other flags.
+
+    Two nodes, as many as one engine of these pools wants.
+    """
     with ControlPlane("2x8", flags=FLAGS) as plane:
         chosen = [f"--gang={each.name}" for each in gangs.GROUPED]
         operator = InstalledOperator(plane, arguments=chosen)

@@ -7,7 +7,6 @@ import pytest
 import yaml
 
 from sglang_operator.api import names
-from sglang_operator.testing import ControlPlane
 from sglang_operator.testing.errors import CommandError
 from sglang_operator.testing.installed import InstalledOperator, manifests
 from tests.argocd import health
@@ -15,14 +14,10 @@ from tests.builders import guide_spec
 from tests.gitops import flux_complaints, kstatus
 from tests.integration.pools import PoolUnderTest
 
+# Room for each test's pool, until garbage collection knows their kind, 30 s after the first.
+pytestmark = pytest.mark.plane("8x8", operator=False)
+
 ARGO, FLUX = "argocd-controller", "kustomize-controller"
-
-
-@pytest.fixture(scope="module")
-def plane():
-    # Room for each test's pool, until garbage collection knows their kind, 30 s after the first.
-    with ControlPlane("8x8") as plane:
-        yield plane
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,9 @@ import pytest
 
 from sglang_operator.api import conditions, names
 from sglang_operator.testing import ControlPlane
-from sglang_operator.testing.installed import InstalledOperator
 from tests.integration.pools import Json, PoolUnderTest
+
+pytestmark = pytest.mark.plane("2x2")
 
 SIDECAR = "istio-proxy"
 POLICY = f"""
@@ -38,23 +39,25 @@ spec: {{policyName: sidecar}}
 """
 
 
-@pytest.fixture(scope="module")
-def plane() -> Iterator[ControlPlane]:
-    with ControlPlane("2x2") as plane, InstalledOperator(plane):
-        plane.kubectl("apply", "-f", "-", input=POLICY)
-        probe = {
-            "apiVersion": "v1",
-            "kind": "Pod",
-            "metadata": {"generateName": "probe-"},
-            "spec": {"containers": [{"name": "only", "image": "one:1"}]},
-        }
+@pytest.fixture(scope="module", autouse=True)
+def policy(plane: ControlPlane) -> Iterator[None]:
+    """In force for all pods of the plane, while the tests of this file last."""
+    plane.kubectl("apply", "-f", "-", input=POLICY)
+    probe = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"generateName": "probe-"},
+        "spec": {"containers": [{"name": "only", "image": "one:1"}]},
+    }
 
-        def in_force() -> bool:
-            answer = plane.api.post("/api/v1/namespaces/default/pods?dryRun=All", probe)
-            return len(answer["spec"]["containers"]) == 2
+    def containers() -> int:
+        answer = plane.api.post("/api/v1/namespaces/default/pods?dryRun=All", probe)
+        return len(answer["spec"]["containers"])
 
-        plane.wait(in_force, 30, "the policy to be in force")
-        yield plane
+    plane.wait(lambda: containers() == 2, 30, "the policy to be in force")
+    yield
+    plane.kubectl("delete", "-f", "-", input=POLICY)
+    plane.wait(lambda: containers() == 1, 30, "the policy to be gone")
 
 
 def end(pool: PoolUnderTest, pod: Json, container: str, exit_code: int, reason: str) -> None:

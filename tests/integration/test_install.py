@@ -9,13 +9,7 @@ from sglang_operator.testing import ControlPlane
 from sglang_operator.testing.installed import NAMESPACE, InstalledOperator, manifests
 from tests.integration.pools import PoolUnderTest
 
-pytestmark = pytest.mark.each_kubernetes
-
-
-@pytest.fixture(scope="module")
-def plane():
-    with ControlPlane("1x8") as plane:
-        yield plane
+pytestmark = [pytest.mark.each_kubernetes, pytest.mark.plane("1x8", operator=False)]
 
 
 def remove(plane: ControlPlane) -> None:

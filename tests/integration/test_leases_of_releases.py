@@ -14,13 +14,9 @@ from sglang_operator.testing.installed import NAMESPACE, InstalledOperator
 from tests import releases
 from tests.integration.pools import PoolUnderTest
 
+pytestmark = pytest.mark.plane("3x8", operator=False)
+
 LEASES = f"/apis/coordination.k8s.io/v1/namespaces/{NAMESPACE}/leases"
-
-
-@pytest.fixture(scope="module")
-def plane() -> Iterator[ControlPlane]:
-    with ControlPlane("3x8") as plane:
-        yield plane
 
 
 @pytest.fixture

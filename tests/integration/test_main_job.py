@@ -31,7 +31,7 @@ Count       lmsysorg/sglang:v0.5.7   12/12 engines of 2 GPUs are up; a trainer c
 
 @pytest.fixture(scope="module")
 def plane() -> Iterator[ControlPlane]:
-    """A plane of its own: the audit log is to hold nothing but this."""
+    """A plane of its own: its API server is killed, and its audit log is to hold only this."""
     with ControlPlane("3x8") as plane:
         yield plane
 

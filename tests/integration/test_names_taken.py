@@ -1,45 +1,15 @@
 """Names that are taken, and children that somebody changed, on a real control plane."""
 
-import itertools
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from sglang_operator.api import conditions, names
-from sglang_operator.testing import ControlPlane
-from sglang_operator.testing.installed import InstalledOperator
-from tests.integration.pools import PoolUnderTest
 
-_namespaces = itertools.count()
-
-
-@pytest.fixture(scope="module")
-def control_plane() -> Iterator[ControlPlane]:
-    with ControlPlane("3x8") as plane:
-        yield plane
-
-
-@pytest.fixture(scope="module")
-def operator(control_plane: ControlPlane) -> Iterator[InstalledOperator]:
-    with InstalledOperator(control_plane) as operator:
-        yield operator
-    errors = [line for line in operator.log.read_text().splitlines() if " ERROR " in line]
-    assert not errors
-
-
-@pytest.fixture
-def pool(control_plane: ControlPlane, operator: InstalledOperator) -> Iterator[PoolUnderTest]:
-    namespace = control_plane.namespace(f"names-{next(_namespaces)}")
-    pool = PoolUnderTest(control_plane, namespace)
-    yield pool
-    control_plane.kubectl("delete", "sgi", "--all", "-n", namespace, "--wait=false")
-    control_plane.kubectl(
-        "delete", "pods", "--all", "-n", namespace, "--wait=false", "--grace-period=0", "--force"
-    )
-    pool.wait(lambda: not pool.all_pods(), "no pod left")
+pytestmark = pytest.mark.plane("3x8", quiet=True)
 
 
 def test_orphans_are_told_all_at_once_and_one_command_clears_them(pool):

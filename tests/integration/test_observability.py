@@ -20,14 +20,11 @@ from sglang_operator.testing.installed import InstalledOperator
 from tests.integration.pools import PoolUnderTest
 from tests.unit.manifests import test_monitoring as queries
 
+# The operator has an address for its metrics.
+pytestmark = pytest.mark.plane("3x8", operator=False)
+
 # Words that must be seen nowhere but in pods: each is planted in another place of a spec.
 CANARIES = {"env": "canary-in-system-envs", "template": "canary-in-pod-template"}
-
-
-@pytest.fixture(scope="module")
-def plane() -> Iterator[ControlPlane]:
-    with ControlPlane("3x8") as plane:
-        yield plane
 
 
 @pytest.fixture(scope="module")

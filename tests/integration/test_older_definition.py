@@ -1,4 +1,7 @@
-"""The operator on a definition that is older than itself: a rollback, or an upgrade half-way."""
+"""The operator on a definition that is older than itself: a rollback, or an upgrade half-way.
+
+The plane is of its own, for its definition is not put back.
+"""
 
 import time
 from pathlib import Path

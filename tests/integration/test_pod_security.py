@@ -9,8 +9,10 @@ import yaml
 
 from sglang_operator.api import conditions, names, pod_template
 from sglang_operator.testing import ControlPlane
-from sglang_operator.testing.installed import InstalledOperator, manifests
+from sglang_operator.testing.installed import manifests
 from tests.integration.pools import PoolUnderTest
+
+pytestmark = pytest.mark.plane("3x8")
 
 LEVELS = ("baseline", "restricted")
 NOT_ROOT = {"runAsNonRoot": True, "runAsUser": 1000}
@@ -86,17 +88,19 @@ KEYS = {"apiKey", "adminApiKey"}  # variables from Secrets
 NETWORK = {"port": 30001, "headlessService": True, "listenOnPodIP": True}
 
 
-@pytest.fixture(scope="module")
-def plane() -> Iterator[ControlPlane]:
-    with ControlPlane("3x8") as plane, InstalledOperator(plane):
-        runtime = {
-            "apiVersion": "node.k8s.io/v1",
-            "kind": "RuntimeClass",
-            "metadata": {"name": "nvidia"},
-            "handler": "nvidia",
-        }
-        plane.api.post("/apis/node.k8s.io/v1/runtimeclasses", runtime)
-        yield plane
+@pytest.fixture(scope="module", autouse=True)
+def runtime_class(plane: ControlPlane) -> Iterator[None]:
+    """What the template names."""
+    runtime = {
+        "apiVersion": "node.k8s.io/v1",
+        "kind": "RuntimeClass",
+        "metadata": {"name": "nvidia"},
+        "handler": "nvidia",
+    }
+    path = "/apis/node.k8s.io/v1/runtimeclasses"
+    plane.api.post(path, runtime)
+    yield
+    plane.api.delete(f"{path}/nvidia")
 
 
 def pool_under(plane: ControlPlane, level: str, name: str) -> PoolUnderTest:

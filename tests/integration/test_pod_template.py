@@ -6,7 +6,6 @@ import itertools
 import json
 from collections.abc import Callable, Iterator
 from concurrent import futures
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,7 +18,8 @@ from sglang_operator.testing import ApiError, ControlPlane
 from tests import podtemplates
 from tests.builders import OWNER, a_pool, guide_spec
 
-CRD = Path(__file__).parents[2] / "manifests" / "crd"
+pytestmark = pytest.mark.plane("0", operator=False)
+
 PODS = "/api/v1/namespaces/default/pods?dryRun=All&fieldValidation=Strict"
 # Values of every kind, in every place: what may stand in one is wrong in the next.
 VALUES: tuple[Any, ...] = (
@@ -46,17 +46,14 @@ STRICTER = (
 )
 
 
-@pytest.fixture(scope="module")
-def plane() -> Iterator[ControlPlane]:
-    with ControlPlane("0") as plane:
-        plane.kubectl("apply", "--server-side", "-k", str(CRD))
-        runtime = {"apiVersion": "node.k8s.io/v1", "kind": "RuntimeClass", "handler": "nvidia"}
-        plane.api.post(
-            "/apis/node.k8s.io/v1/runtimeclasses", {**runtime, "metadata": {"name": "nvidia"}}
-        )
-        account = "/api/v1/namespaces/default/serviceaccounts/default"
-        plane.wait(lambda: plane.api.get(account), 60, "the service account of the namespace")
-        yield plane
+@pytest.fixture(scope="module", autouse=True)
+def runtime_class(plane: ControlPlane) -> Iterator[None]:
+    """What the template that says everything names."""
+    runtime = {"apiVersion": "node.k8s.io/v1", "kind": "RuntimeClass", "handler": "nvidia"}
+    path = "/apis/node.k8s.io/v1/runtimeclasses"
+    plane.api.post(path, {**runtime, "metadata": {"name": "nvidia"}})
+    yield
+    plane.api.delete(f"{path}/nvidia")
 
 
 @functools.cache

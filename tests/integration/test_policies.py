@@ -1,7 +1,4 @@
-"""The optional ValidatingAdmissionPolicies on a real API server, against the operator's words.
-
-The plane is of this module's own, so that its policies refuse nothing of other tests.
-"""
+"""The optional ValidatingAdmissionPolicies on a real API server, against the operator's words."""
 
 import random
 import uuid
@@ -22,7 +19,7 @@ from sglang_operator.testing import ApiError, ControlPlane
 from sglang_operator.weights.lease_state import Phase, Transaction
 from tests.builders import OWNER, with_config
 
-pytestmark = pytest.mark.each_kubernetes
+pytestmark = [pytest.mark.each_kubernetes, pytest.mark.plane("0", operator=False)]
 
 MANIFESTS = Path(__file__).parents[2] / "manifests"
 SAMPLES = sorted((MANIFESTS / "samples").glob("*.yaml"))
@@ -51,33 +48,25 @@ def refusal(plane: ControlPlane, spec: Json) -> str:
 
 
 @pytest.fixture(scope="module")
-def bare() -> Iterator[ControlPlane]:
-    """A plane with the custom resource definition."""
-    with ControlPlane("0") as plane:
-        plane.kubectl("apply", "-k", str(MANIFESTS / "crd"))
-        plane.wait(lambda: plane.api.get(COLLECTION), WAIT_SECONDS, "the resource")
-        yield plane
-
-
-@pytest.fixture(scope="module")
-def stored(bare: ControlPlane) -> str:
+def stored(plane: ControlPlane) -> str:
     """The name of a pool that was made before there were policies, with a key that none has."""
-    bare.wait(
-        lambda: bare.api.post(COLLECTION, pool(with_config(no_such_key=1), "stored")),
+    plane.wait(
+        lambda: plane.api.post(COLLECTION, pool(with_config(no_such_key=1), "stored")),
         WAIT_SECONDS,
         "the pool",
     )
     return "stored"
 
 
-@pytest.fixture(scope="module")
-def plane(bare: ControlPlane, stored: str) -> ControlPlane:
-    """The same with the policies, in force: that of each version refuses."""
-    bare.kubectl("apply", "--server-side", "-k", str(MANIFESTS / "policies"))
+@pytest.fixture(scope="module", autouse=True)
+def policies(plane: ControlPlane, stored: str) -> Iterator[None]:
+    """In force for all tests here: that of each version refuses."""
+    plane.kubectl("apply", "--server-side", "-k", str(MANIFESTS / "policies"))
     for version in manifest.VERSIONS:
         spec = {**with_config(host="here"), "engineVersion": version}
-        bare.wait(partial(refusal, bare, spec), WAIT_SECONDS, f"the policy of {version}")
-    return bare
+        plane.wait(partial(refusal, plane, spec), WAIT_SECONDS, f"the policy of {version}")
+    yield
+    plane.kubectl("delete", "-k", str(MANIFESTS / "policies"))
 
 
 def said_by(version: str, message: str) -> str:

@@ -13,14 +13,12 @@ from typing import Any
 import pytest
 
 from sglang_operator.api import names
-from sglang_operator.testing import ControlPlane
 from sglang_operator.testing.engine import failures
-from sglang_operator.testing.installed import InstalledOperator
-from sglang_operator.testing.pytest_plugin import require_real_node
-from sglang_operator.testing.realnode import kitimages
 from tests import busy
 from tests.builders import with_config
 from tests.integration.pools import PoolUnderTest, engine_env
+
+pytestmark = pytest.mark.plane("3x8", kind="real")
 
 COUNTER = itertools.count()
 GOLDEN = Path(__file__).parents[1] / "data" / "described-failures.txt"
@@ -29,15 +27,6 @@ FAILED_SECONDS = 300.0  # eleven pools start and fail at once, on two cores
 # Of probing; for as long as kills an engine whose /health generates, unless told otherwise.
 PROBED_SECONDS = float(os.environ.get("PROBED_SECONDS", "25"))
 ONE_GPU = {"num_gpus_per_worker": 1, "device_mapping": "[0]"}
-
-
-@pytest.fixture(scope="module")
-def plane():
-    require_real_node()
-    with ControlPlane("1x24", kind="real") as plane:
-        plane.load_image(kitimages.default_engine())
-        with InstalledOperator(plane):
-            yield plane
 
 
 @pytest.fixture

@@ -35,6 +35,7 @@ with ControlPlane("1x8", kind="real") as plane:
 
 @pytest.fixture(scope="module")
 def plane(tmp_path_factory):
+    """A plane of its own: a node that is silent is given up after seconds."""
     require_real_node()
     with ControlPlane("2x8", kind="real", node_monitor_grace_seconds=GRACE_SECONDS) as plane:
         print(f"\nreal nodes ready after {plane.start_seconds:.2f} s")

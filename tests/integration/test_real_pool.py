@@ -13,12 +13,11 @@ import urllib.request
 import pytest
 
 from sglang_operator.api import conditions, names
-from sglang_operator.testing import ControlPlane
-from sglang_operator.testing.installed import InstalledOperator
-from sglang_operator.testing.pytest_plugin import require_real_node
 from sglang_operator.testing.realnode import kitimages
 from tests.builders import with_config
 from tests.integration.pools import PoolUnderTest, engine_env
+
+pytestmark = pytest.mark.plane("3x8", kind="real")
 
 READY_SECONDS = 60.0
 WAIT_SECONDS = 60.0
@@ -32,15 +31,6 @@ with Pool(name, namespace=namespace, kubeconfig=kubeconfig) as pool, pool.sync("
     sync.update_weights_from_disk("/checkpoints/step-1")
 """
 SMALL = "list(range(0,4))"  # two engines
-
-
-@pytest.fixture(scope="module")
-def plane():
-    require_real_node()
-    with ControlPlane("3x8", kind="real") as plane:
-        plane.load_image(kitimages.default_engine())
-        with InstalledOperator(plane):
-            yield plane
 
 
 @pytest.fixture

@@ -1,49 +1,21 @@
 """Rollouts and regroupings of a full pool on a real control plane: 24 GPUs, none to spare."""
 
-import itertools
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from sglang_operator.api import conditions, names
 from sglang_operator.testing import ControlPlane
-from sglang_operator.testing.installed import InstalledOperator
 from tests.integration.pools import PoolUnderTest
 
-_namespaces = itertools.count()
+pytestmark = pytest.mark.plane("3x8", quiet=True)
+
 LOADED = {"strategy_name": "sglang", "strategy_config": {"mem_fraction_static": 0.7}}
 MINUTES = 180.0
-
-
-@pytest.fixture(scope="module")
-def control_plane() -> Iterator[ControlPlane]:
-    with ControlPlane("3x8") as plane:
-        yield plane
-
-
-@pytest.fixture(scope="module")
-def operator(control_plane: ControlPlane) -> Iterator[InstalledOperator]:
-    with InstalledOperator(control_plane) as operator:
-        yield operator
-    errors = [line for line in operator.log.read_text().splitlines() if " ERROR " in line]
-    assert not errors
-
-
-@pytest.fixture
-def pool(control_plane: ControlPlane, operator: InstalledOperator) -> Iterator[PoolUnderTest]:
-    namespace = control_plane.namespace(f"rollouts-{next(_namespaces)}")
-    pool = PoolUnderTest(control_plane, namespace)
-    yield pool
-    control_plane.kubectl("delete", "sgi", "--all", "-n", namespace, "--wait=false")
-    control_plane.kubectl(
-        "delete", "pods", "--all", "-n", namespace, "--wait=false", "--grace-period=0", "--force"
-    )
-    pool.wait(lambda: not pool.all_pods(), "no pod left")
 
 
 def engines(size: int) -> list[str]:
@@ -149,14 +121,14 @@ def test_without_room_for_new_ones_engines_are_replaced_in_place_and_that_is_tol
     )
 
 
-def test_a_rollout_is_undone_by_the_command_and_only_over_what_was_read(pool, control_plane):
+def test_a_rollout_is_undone_by_the_command_and_only_over_what_was_read(pool, plane):
     pool.apply(device_mapping="list(range(0,8))", replicas=3)
     pool.wait_ready()
     first = pool.status["revision"]
     pool.patch({"seed": 7, "podTemplate": {"metadata": {"labels": {"team": "rl"}}}})
     pool.wait(lambda: pool.is_ready() and pool.status["revision"] != first, "the next revision")
-    pool.wait(lambda: len(sglang(pool, control_plane, "history").splitlines()) == 3, "two stored")
-    assert first in sglang(pool, control_plane, "undo", "--yes")
+    pool.wait(lambda: len(sglang(pool, plane, "history").splitlines()) == 3, "two stored")
+    assert first in sglang(pool, plane, "undo", "--yes")
     pool.wait(lambda: pool.is_ready() and pool.status["revision"] == first, "the first revision")
     spec = pool.object()["spec"]
     assert ("seed" in spec, "podTemplate" in spec, spec["replicas"]) == (False, False, 3)

@@ -13,13 +13,9 @@ from sglang_operator.testing.installed import InstalledOperator
 from tests import busy
 from tests.integration.pools import PoolUnderTest
 
+pytestmark = pytest.mark.plane("3x8", operator=False)
+
 READING = ("get", "list", "watch")
-
-
-@pytest.fixture(scope="module")
-def plane() -> Iterator[ControlPlane]:
-    with ControlPlane("3x8") as plane:
-        yield plane
 
 
 @pytest.fixture

@@ -8,17 +8,11 @@ import pytest
 
 from sglang_operator.api import conditions, names
 from sglang_operator.client import AsyncPool
-from sglang_operator.testing import ControlPlane
-from sglang_operator.testing.installed import InstalledOperator
 from sglang_operator.weights.times import micro_time
 from tests.integration.pools import PoolUnderTest
 
-
-@pytest.fixture(scope="module")
-def plane():
-    # The pool of each test stays: eight GPUs.
-    with ControlPlane("16x8") as plane, InstalledOperator(plane):
-        yield plane
+# The pool of each test stays: eight GPUs.
+pytestmark = pytest.mark.plane("16x8")
 
 
 @pytest.fixture

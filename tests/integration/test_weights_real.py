@@ -12,17 +12,17 @@ import pytest
 
 from sglang_operator.api import conditions, names
 from sglang_operator.client import Held, Pool, StaleEpoch
-from sglang_operator.testing import ControlPlane, ports
+from sglang_operator.testing import ports
 from sglang_operator.testing.engine import weights
 from sglang_operator.testing.installed import InstalledOperator
-from sglang_operator.testing.pytest_plugin import require_real_node
-from sglang_operator.testing.realnode import kitimages
 from tests.builders import with_config
 from tests.integration.pools import PoolUnderTest
 from tests.weights_real import pool_runs, steps, trainer
 from tests.weights_real.engines import CONTROL_PORT
 from tests.weights_real.exploring import explore
 from tests.weights_real.plane import in_network
+
+pytestmark = pytest.mark.plane("3x8", kind="real", operator=False)
 
 READY_SECONDS = 60.0
 # A trainer is to hear of a killed engine within 2 s; a node that is busy with others gets more.
@@ -33,14 +33,6 @@ GENERATE = {"input_ids": [1, 2, 3], "sampling_params": {"max_new_tokens": 4}}
 @pytest.fixture(scope="module")
 def metrics():
     return f"127.0.0.1:{ports.free()}"
-
-
-@pytest.fixture(scope="module")
-def plane():
-    require_real_node()
-    with ControlPlane("1x16", kind="real") as plane:
-        plane.load_image(kitimages.default_engine())
-        yield plane
 
 
 @pytest.fixture(scope="module")

@@ -32,7 +32,10 @@ def plane():
 
 @contextlib.contextmanager
 def plane_for_releases() -> Iterator[ControlPlane]:
-    """A plane whose namespace for the operator enforces Pod Security."""
+    """A plane of its own, for releases remove the definition.
+
+    Its namespace for the operator enforces Pod Security.
+    """
     # Room for each test's pool: after a definition went and came, garbage collection learns of it
     # up to 30 s later, and until then the pods of a deleted pool keep their GPUs.
     with ControlPlane("8x8") as plane:

@@ -286,6 +286,22 @@ class ControlPlane(access.Access):
         self._wait_for_node(chosen)
         return chosen
 
+    def replace_nodes(self, nodes: str) -> None:
+        """Have these nodes of KWOK's, as in ``ControlPlane(nodes)``, new and ready, and no others.
+
+        Pods stay as they are.  Raises KitError, PlaneError and ApiError.
+        """
+        self._specs = _parse_nodes(nodes)
+        for node in self._api_nodes():
+            self.delete_node(node["metadata"]["name"])
+        if self._specs and components.KWOK not in self._up.processes.pids:
+            self._up.start(components.KWOK)
+        for spec in self._specs:
+            self._create_node(spec, {})
+        self.wait(
+            self._nodes_ready, running.START_SECONDS, "every node to be ready and without taints"
+        )
+
     def delete_node(self, name: str) -> None:
         """Delete a node, as when the machine is given back; its pods stay until pod GC."""
         self.api.delete(f"/api/v1/nodes/{name}")

@@ -89,11 +89,15 @@ class InstalledOperator:
         with contextlib.suppress(errors.PlaneError):
             self.stop()
 
+    def define(self) -> None:
+        """The custom resource definition alone; raises CommandError."""
+        self._plane.kubectl("apply", "-k", str(manifests() / "crd"))
+        self._plane.wait(self._is_established, READY_SECONDS, "the definition")
+
     def install(self) -> None:
         """The custom resource definition, the account and its roles; raises CommandError."""
+        self.define()
         plane, folder = self._plane, manifests()
-        plane.kubectl("apply", "-k", str(folder / "crd"))
-        plane.wait(self._is_established, READY_SECONDS, "the definition")
         account = folder / "controller" / "service_account.yaml"
         files = ("-f", str(folder / "namespace.yaml"), "-f", str(account))
         plane.kubectl("apply", *files, "--namespace", NAMESPACE)
