@@ -29,6 +29,10 @@ class PoolUnderTest:
         self.namespace = namespace
         self.name = name
 
+    @property
+    def _path(self) -> str:
+        return f"/apis/{names.API_VERSION}/namespaces/{self.namespace}/{names.PLURAL}/{self.name}"
+
     # --- writing
 
     def apply(self, **changes: Any) -> None:
@@ -50,36 +54,42 @@ class PoolUnderTest:
 
     def patch(self, spec: Json) -> None:
         """Merge this into the spec."""
-        self.kubectl("patch", "sgi", self.name, "--type=merge", "-p", json.dumps({"spec": spec}))
+        self.plane.api.merge(self._path, {"spec": spec})
 
     def delete(self, *arguments: str) -> None:
         self.kubectl("delete", "sgi", self.name, *arguments)
 
     def remove(self) -> None:
         """Delete it, and its pods at once, so that the next test has their GPUs."""
-        self.delete("--wait=false", "--ignore-not-found")
-        self.kubectl("delete", "pods", "--all", "--wait=false", "--grace-period=0", "--force")
-        self.wait(lambda: not self.all_pods(), "no pod left")
+        self.plane.api.delete(self._path, missing_ok=True)
+
+        def left() -> int:
+            """Pods that were still there: one may have been made meanwhile."""
+            found = [pod["metadata"]["name"] for pod in self.all_pods()]
+            for name in found:
+                path = f"/api/v1/namespaces/{self.namespace}/pods/{name}?gracePeriodSeconds=0"
+                self.plane.api.delete(path, missing_ok=True)
+            return len(found)
+
+        self.wait(lambda: not left(), "no pod left")
 
     def kubectl(self, *arguments: str, **options: Any) -> str:
         return self.plane.kubectl(*arguments, "--namespace", self.namespace, **options).stdout
 
     def break_pod(self, name: str, exit_code: int = 137, message: str = "", reason: str = "Error"):
         """Let the engine container of this pod end."""
-        self.kubectl(
-            "annotate",
-            "pod",
-            name,
-            f"fake.sglang/fail={exit_code}",
-            f"fake.sglang/fail-message={message}",
-            f"fake.sglang/fail-reason={reason}",
-        )
+        notes = {
+            "fake.sglang/fail": str(exit_code),
+            "fake.sglang/fail-message": message,
+            "fake.sglang/fail-reason": reason,
+        }
+        path = f"/api/v1/namespaces/{self.namespace}/pods/{name}"
+        self.plane.api.merge(path, {"metadata": {"annotations": notes}})
 
     # --- looking
 
     def object(self) -> Json:
-        path = f"/apis/{names.API_VERSION}/namespaces/{self.namespace}/{names.PLURAL}/{self.name}"
-        found: Json = self.plane.api.get(path)
+        found: Json = self.plane.api.get(self._path)
         return found
 
     @property

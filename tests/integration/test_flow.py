@@ -102,8 +102,9 @@ def test_engines_that_fail_again_and_again_wait_ever_longer(pool):
     pool.wait(lambda: "actor-infer-g0-1-1" in {p["metadata"]["name"] for p in pool.pods()}, "two")
     pool.wait_ready()
     pool.break_pod("actor-infer-g0-1-1", 137, "second")
-    told = pool.wait_for(conditions.RECONCILING, conditions.ENGINES_FAILING)
-    assert "1 engine waiting" in told["message"]
+    words = "1 engine waiting"  # of the first failure another is told
+    pool.wait(lambda: words in pool.condition(conditions.RECONCILING).get("message", ""), words)
+    pool.wait_for(conditions.RECONCILING, conditions.ENGINES_FAILING)
     pool.wait(lambda: pool.uids(), "the third attempt after ten seconds", 20)
     uid = pool.uids()["g0-1"]
     pod = next(pod for pod in pool.pods() if pod["metadata"]["uid"] == uid)
