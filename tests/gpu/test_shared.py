@@ -146,7 +146,7 @@ def done(told: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def _pair(_room):
-    folder = Path(shared.folder("default"))
+    folder = Path(colocated.folder("default"))
     there = folder.exists()
     pair = Pair(_room)
     try:

@@ -13,7 +13,7 @@ import yaml
 
 from sglang_operator.api import names
 from sglang_operator.kube import paths
-from sglang_operator.placement import shared
+from sglang_operator.placement import colocated
 from sglang_operator.testing import errors, roots
 from sglang_operator.testing.gpu import pool
 from sglang_operator.testing.installed import manifests
@@ -102,7 +102,7 @@ def owner(room: Room) -> Iterator[Trainer]:
     ]
     room.plane.kubectl("apply", "-f", "-", input=yaml.safe_dump_all(rights))
     given = {"PYTHONPATH": str(ROOT)}
-    folder = {"path": shared.folder("default"), "type": "DirectoryOrCreate"}
+    folder = {"path": colocated.folder("default"), "type": "DirectoryOrCreate"}
     with _pod(
         room, OWNER, [GPU], "colocated.py", given, shm={"hostPath": folder}, change=_as_owner
     ) as trainer:

@@ -39,7 +39,7 @@ from sglang_operator.status.rollout_progress import Progress
 MAX_WARNINGS = 32
 MAX_MESSAGE = 2048
 # What a refused spec says nothing about stays as it was.
-KEPT = ("revision", "resolved", "reported", "memory", "nodes")
+KEPT: tuple[str, ...] = ("revision", "resolved", "reported", "memory", "nodes")
 KEPT += ("placement", "slots", "weights", "tuning")
 MAX_SLOTS = 256
 
