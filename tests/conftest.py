@@ -98,7 +98,7 @@ LONG = (
 ON_A_CLUSTER = ("integration", "faults")
 
 
-class InARow(LoadScopeScheduling):
+class InARow(LoadScopeScheduling):  # type: ignore[misc]
     """Gives a process files that stay together as one piece of work."""
 
     def _split_scope(self, nodeid: str) -> str:
