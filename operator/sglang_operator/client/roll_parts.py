@@ -45,7 +45,7 @@ def all_at_rest(state: Transaction) -> bool:
     return at_rest(state) and not state.serving
 
 
-async def again(step: Callable[[], Awaitable[None]]) -> None:
+async def again(step: Callable[[], Awaitable[object]]) -> None:
     """A sleep, also of an engine that came back meanwhile: once it has loaded its model."""
     for last in (False, False, True):
         try:

@@ -395,7 +395,7 @@ class FakePool:
         if self.turns:
             self._takes_turns()
         for engine in self.engines:
-            if not engine.instance:
+            if self.turns and not engine.instance:
                 continue
             told = state.of(engine.instance) if self.knows_parts else state
             if told.phase is Phase.COMMITTED:

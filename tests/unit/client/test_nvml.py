@@ -1,6 +1,7 @@
 """NVIDIA's library, where a container has it, tells of its GPUs and of what is used there."""
 
 import ctypes
+from functools import partial
 
 from sglang_operator.client import nvml
 
@@ -49,7 +50,7 @@ def test_each_card_is_told_by_its_uuid():
 
 def test_where_nobody_tells_nothing_is_known():
     for broken in ("nvmlInit_v2", "nvmlDeviceGetCount_v2", "nvmlDeviceGetUUID"):
-        assert nvml.used(lambda broken=broken: Library(broken)) == {}
+        assert nvml.used(partial(Library, broken)) == {}
     assert nvml.used(lambda: Library("nvmlDeviceGetMemoryInfo")) == {}
     assert nvml.uuids(lambda: None) == []
 

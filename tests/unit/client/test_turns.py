@@ -3,6 +3,7 @@
 import asyncio
 import threading
 import time
+from typing import Any
 
 import pytest
 
@@ -273,7 +274,7 @@ def test_the_page_on_colocated_pools_shows_what_a_trainer_does(world, monkeypatc
     assert "freed 180.0 GiB on 6 GPUs" in capsys.readouterr().out
     assert world.state.trainers == TRAINER
     world.end(1)
-    known = {}
+    known: dict[str, Any] = {}
     exec(steps_on.replace("pool: Pool", "pool"), known)
     with a_pool(world) as again:
         again._loop.run(_taken_over(again))

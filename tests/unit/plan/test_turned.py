@@ -1,6 +1,7 @@
 """No engine comes onto GPUs that its trainer has, whatever becomes of it; then it comes at once."""
 
 import dataclasses
+from typing import Any
 
 import pytest
 
@@ -101,7 +102,7 @@ def test_a_part_that_sleeps_keeps_out_its_own_engines_alone():
         instances=frozenset(pod.instance for pod in pods),
     )
     part, takes = [pods[0].instance], Turn(frozenset(FIRST.devices))
-    of = {"instances": part, "tags": ["weights"], "now": NOW}
+    of: dict[str, Any] = {"instances": part, "tags": ["weights"], "now": NOW}
     state = parts.sleep(before, T, seen=NOW, takes=takes, **of)
     state = parts.slept(state, T, **of)
     assert state.serving
@@ -226,6 +227,7 @@ def test_the_next_operator_reads_there_whose_turn_it_was():
     pods = running()
     plan, _ = registry(asleep(pods, takes=Turn(frozenset({0, 1}))), pods)
     said = trainer_registry.last_said(trainer_registry.registry(POOL, plan)["data"])
+    assert said is not None
     assert said.turn == Turn(frozenset({0, 1}))
 
 

@@ -1,6 +1,7 @@
 """Whose turn it is: GPUs by their ids, in the words of the Lease, through the steps of a sleep."""
 
 import dataclasses
+from typing import Any
 
 import pytest
 
@@ -153,14 +154,15 @@ def test_who_knows_of_no_turns_says_by_the_phase_whose_it_is():
 def test_a_lease_that_is_lost_leaves_the_trainer_what_it_had(said, expected):
     sleepers = dict.fromkeys(said.asleep)
     operator = Trainer(holder="operator", transaction="")
-    told = {"message": "lost", "now": NOW, "turn": said.turn}
-    anew = lost_lease.forgotten(Transaction(), operator, asleep=sleepers, **told)
+    anew = lost_lease.forgotten(
+        Transaction(), operator, asleep=sleepers, message="lost", now=NOW, turn=said.turn
+    )
     assert stored(anew).trainers == expected
 
 
 def test_who_sleeps_by_gates_alone_may_have_a_trainer_on_its_gpus():
     operator = Trainer(holder="operator", transaction="")
-    told = {"message": "lost", "now": NOW}
+    told: dict[str, Any] = {"message": "lost", "now": NOW}
     anew = lost_lease.forgotten(Transaction(), operator, asleep={"x": None}, **told)
     assert stored(anew).trainers == TRAINER
     assert not lost_lease.forgotten(Transaction(), operator, asleep={}, **told).trainers
