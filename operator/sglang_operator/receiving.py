@@ -25,7 +25,7 @@ WRAPPING_BYTES = 2**16
 # of a hundred connections that is a fifth of the operator's memory.  A record of TLS has 16 KiB.
 TLS_BUFFER_BYTES = 2**15
 
-asyncio.sslproto.SSLProtocol.max_size = TLS_BUFFER_BYTES  # type: ignore[attr-defined]
+asyncio.sslproto.SSLProtocol.max_size = TLS_BUFFER_BYTES
 
 
 class TooMuchError(OSError):

@@ -13,7 +13,7 @@ import yaml
 from sglang_operator.api import conditions
 from sglang_operator.engine import signatures
 from sglang_operator.kube import paths
-from sglang_operator.placement import entry, shared
+from sglang_operator.placement import colocated, entry
 from sglang_operator.testing import errors
 from sglang_operator.testing.gpu import pool, runtime, story
 from sglang_operator.testing.nodes import GPU

@@ -19,9 +19,9 @@ from sglang_operator.api.spec import Recovery, Weights, WeightsGate
 from sglang_operator.engine import arguments
 from sglang_operator.gates import hidden_sleepers, recovery
 from sglang_operator.gates import lease as leases
+from sglang_operator.gates.awaited import TrainerSignal as TrainerSignal
 from sglang_operator.gates.gate_plan import GateChange as GateChange
 from sglang_operator.gates.gate_plan import GatePlan as GatePlan
-from sglang_operator.gates.gate_plan import TrainerSignal as TrainerSignal
 from sglang_operator.gates.gate_plan import epoch as epoch
 from sglang_operator.gates.lease import LeaseStep
 from sglang_operator.observed import groups
