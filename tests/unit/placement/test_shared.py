@@ -32,6 +32,29 @@ def test_engines_can_release_their_memory_unless_that_is_switched_off_by_hand():
     assert problem.field == "spec.strategy_args.strategy_config.enable_memory_saver"
 
 
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"enable-memory-saver": False},
+        {"enable_memory_saver": "false"},
+        {"enable_memory_saver": 0},
+        {"--enable-memory-saver": False},
+        {"no_enable_memory_saver": True},
+        {"enable_sleep_mode": False},
+        {"config": "/arguments.yaml"},
+    ],
+)
+def test_there_is_no_way_around_that_in_the_arguments(config):
+    assert refused(with_config(**config) | {"placement": SHARED}).errors
+
+
+@pytest.mark.parametrize("own", [{"args": ["--port=1"]}, {"command": ["python3", "-m", "mine"]}])
+def test_nor_in_the_template_of_the_pod(own):
+    template = {"spec": {"containers": [{"name": "engine", **own}]}}
+    problem = only(guide_spec(placement=SHARED, podTemplate=template))
+    assert problem.field == f"spec.podTemplate.spec.containers[0].{next(iter(own))}"
+
+
 def test_ids_are_places_so_that_there_have_to_be_some():
     problem = only(guide_spec(placement=SHARED, device_mapping=None, replicas=2))
     assert problem.field == "spec.device_mapping"
