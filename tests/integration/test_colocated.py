@@ -1,5 +1,8 @@
 """A pool on its trainer's GPUs on a real control plane: scheduler, StatefulSet, narrow roles."""
 
+import json
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +12,9 @@ import yaml
 from sglang_operator.api import conditions, names
 from sglang_operator.client import ClusterError, slots
 from sglang_operator.testing import errors
+from sglang_operator.weights import lease_state, steps
+from sglang_operator.weights.lease_state import Transaction
+from sglang_operator.weights.turn import TRAINER
 from tests.integration.pools import Json, PoolUnderTest
 from tests.unit.cli.runner import GUIDE, converted
 from tests.unit.placement.trainers import gpu
@@ -188,3 +194,32 @@ def test_a_policy_keeps_the_mode_to_named_namespaces(pool):
         pool.wait(lambda: not refused(), "it is allowed here")
     finally:
         pool.plane.kubectl("delete", "-f", str(SAMPLES / "policy.yaml"))
+
+
+def test_an_engine_that_ends_in_its_trainers_turn_waits_until_that_is_over(pool):
+    pool.apply(device_mapping="list(range(0,8))", num_gpus_per_worker=4, **SHARED)
+    run_trainer(pool, 1)
+    node = publish(pool, 0)["spec"]["nodeName"]
+    pool.wait(lambda: is_on(pool, {"g0-3": node, "g4-7": node}), "two engines", 60)
+    name = names.weights_lease_name(pool.name)
+    trainer_ = steps.Trainer(holder="trainer", transaction="t1")
+    path = f"/apis/coordination.k8s.io/v1/namespaces/{pool.namespace}/leases/{name}"
+
+    def say(step: Callable[[Transaction], Transaction]) -> None:
+        body = lease_state.patch(lease := pool.plane.api.get(path), step(lease_state.read(lease)))
+        pool.kubectl("patch", "lease", name, "--type=merge", "-p", json.dumps(body))
+
+    at: Json = {"now": time.time(), "seen": time.time()}
+    runs = [engine["instance"] for engine in pool.registry()["engines"]]
+    say(lambda s: steps.sleep(s, trainer_, tags=["weights"], takes=TRAINER, **at))
+    say(lambda s: steps.slept(s, trainer_, instances=runs, now=at["now"]))
+    pool.kubectl("delete", "pod", "-l", f"{names.LABEL_ENGINE}=g0-3", "--grace-period=0", "--force")
+    told = pool.wait_for(conditions.READY, conditions.TURN_AWAITED)
+    assert "1 engine waiting: the trainer has these GPUs" in told["message"]
+    assert set(engines_on(pool)) == {"g4-7"}
+    section = pool.registry()["weights"]
+    assert (section["turn"], section["waits"]) == ("all", [[0, 0]])
+
+    say(lambda s: steps.wake(s, trainer_, now=at["now"]))
+    pool.wait(lambda: is_on(pool, {"g0-3": node, "g4-7": node}), "it is back", 60)
+    pool.kubectl("delete", "statefulset", "trainer", "--cascade=background")
