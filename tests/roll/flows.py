@@ -39,6 +39,7 @@ class Flow:
     rollout: bool = False  # those train nothing: ROLL's rollout pipeline
     engines_more: int = 0  # than ROLL has workers
     pool: tuple[str, ...] = ()  # arguments of ``inside.pool``
+    shared: bool = False  # the engines of its pool join the trainer on its GPUs
     plane: bool = False  # on a real control plane instead (``tests.roll.plane``)
 
     @property
@@ -85,6 +86,9 @@ _LORA = "qwen2.5-0.5B-agentic/agentic_val_sokoban_lora.yaml"
 _APART = {"actor_train": [0, 1], "actor_infer": [2, 3], "reference": [0, 1]}
 _TWO_GPUS = {"actor_train": [0, 1], "actor_infer": [2, 3, 4, 5], "reference": [6, 7]}
 _SHARED = {"actor_train": [0, 1], "actor_infer": [0, 1], "reference": [0, 1]}
+# As in the guide's file, where the trainer has more GPUs than the engines.
+_GUIDES = {"actor_train": [0, 1, 2, 3], "actor_infer": [0, 1], "reference": [0, 1]}
+_BY_TWOS = {"actor_train": [0, 1, 2, 3], "actor_infer": [0, 1, 2, 3], "reference": [0, 1]}
 _THREE = {"actor_train": [0], "actor_infer": [1, 2, 3], "reference": [4]}
 _NEXT_NODE = {"actor_train": [0, 1], "actor_infer": [8, 9], "reference": [0, 1]}
 _SOME = {"actor_train": [0, 1], "actor_infer": [0, 1, 2, 3], "reference": [0, 1]}
@@ -168,27 +172,33 @@ FLOWS = (
         says="router_replay wants to know the experts of each token",
     ),
     Flow(
-        name="rlvr, colocated (the guide's example)",
+        name="rlvr, ids in common, on a pool with GPUs of its own",
         example=_GUIDE,
         ids=_SHARED,
         ends="refused",
         says=_SHARE,
     ),
     Flow(
-        name="rlvr, colocated, off-policy",
+        name="rlvr, colocated (the guide's example)",
+        example=_GUIDE,
+        ids=_GUIDES,
+        shared=True,
+    ),
+    Flow(
+        name="rlvr, colocated, off-policy, fsdp2, engines of two GPUs",
         example=_OFFPOLICY,
-        ids=_SHARED,
-        begins_only=True,
-        ends="refused",
-        says=_SHARE,
+        ids=_BY_TWOS,
+        gpus=2,
+        trainer="fsdp2_train",
+        shared=True,
     ),
     Flow(
         name="images, colocated",
         example=_VL,
         ids=_SHARED,
-        begins_only=True,
-        ends="refused",
-        says=_SHARE,
+        domain="math",
+        pictures=True,
+        shared=True,
     ),
     Flow(name="images, ids apart", example=_VL, ids=_APART, domain="math", pictures=True),
     Flow(
@@ -236,9 +246,7 @@ FLOWS = (
         ids=_SOME,
         agentic=True,
         changes={"partial_gpu_mode": True},
-        begins_only=True,
-        ends="refused",
-        says="actor_train has the GPUs 0-1, actor_infer 0-3, and they share 0-1",
+        shared=True,
     ),
     Flow(
         name="agentic, LoRA",
@@ -250,12 +258,23 @@ FLOWS = (
         says="actor_train trains a LoRA adapter",
     ),
     Flow(
-        name="agentic, colocated",
+        name="agentic, colocated, a job is killed in its rollout, and started again",
         example=_LAKE,
         ids=_SHARED,
         agentic=True,
+        again=1,
+        story="job_dies_in_a_rollout",
+        shared=True,
+    ),
+    Flow(
+        name="colocated, the pool has other ids than ROLL",
+        example=_GUIDE,
+        ids=_SHARED,
+        begins_only=True,
         ends="refused",
-        says=_SHARE,
+        says="their ids are the trainer's GPUs, and have to be the same",
+        pool=("--first-id", "2"),
+        shared=True,
     ),
     Flow(
         name="rlvr, actor_infer's ids on a Ray node of their own",
@@ -267,6 +286,13 @@ FLOWS = (
         name="rlvr, asynchronous, megatron, on a real control plane",
         example=_ASYNC,
         ids=_APART,
+        plane=True,
+    ),
+    Flow(
+        name="rlvr, colocated, on a real control plane",
+        example=_GUIDE,
+        ids=_SHARED,
+        shared=True,
         plane=True,
     ),
     Flow(

@@ -21,10 +21,12 @@ from typing import Any
 import yaml
 
 from sglang_operator.api import conditions, names
+from sglang_operator.placement import shared
 from sglang_operator.testing import ControlPlane
 from sglang_operator.testing.installed import InstalledOperator
 from sglang_operator.testing.realnode import kitimages, network
 from sglang_operator.weights import lease_state
+from tests.roll.inside import memory
 
 Json = dict[str, Any]
 
@@ -32,6 +34,8 @@ ROOT = Path(__file__).parents[2]
 NODES = "1x8"
 NAMESPACE, POOL, ACCOUNT = "rl", "actor-infer", "trainer"
 ROLE = "actor-infer-trainer"  # as the page has it
+TRAINER = "trainer-0"
+SAMPLE = ROOT / "manifests/samples/colocated/trainer.yaml"
 PAGE = ROOT / "operator/docs/how-to/roll.md"
 HOST = "/host"
 # Where ROLL's processes are, in the plane's network: gloo wants an interface, and not the loopback.
@@ -48,6 +52,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--pipeline", type=Path, required=True, help="ROLL's file")
     parser.add_argument("--packages", type=Path, required=True, help="the folder with torch")
+    parser.add_argument("--shared", action="store_true", help="they join the trainer on its GPUs")
     parser.add_argument("--libraries", type=Path, required=True, help="the folder with libstdc++")
     settings = parser.parse_args()
     with (
@@ -79,8 +84,12 @@ class Pool:
         self._apply(*_volume())
         self._apply(self._converted())
         self._kubeconfig = self._plane.service_account_kubeconfig(NAMESPACE, ACCOUNT, create=True)
-        self._apply(*_rights())
-        self._plane.wait(self._is_ready, READY_SECONDS, "the pool")
+        self._apply(*_rights(joins=self._settings.shared))
+        if self._settings.shared:  # its engines come once ROLL's worker has said where
+            self._apply(_trainer())
+            self._plane.wait(self._trainer_runs, READY_SECONDS, "the trainer's pod")
+        else:
+            self._plane.wait(self._is_ready, READY_SECONDS, "the pool")
         with self._plane.inside():
             for command in (
                 f"link add {INTERFACE} type veth peer name {INTERFACE}-peer",
@@ -92,13 +101,29 @@ class Pool:
 
     def where(self) -> Json:
         """How ROLL's processes get at it."""
-        return {
+        found: Json = {
             "kubeconfig": str(self._kubeconfig),
             "ledger": str(self._ledger),
             "folder": str(self._folder),
             "network": f"/proc/{self._plane.pids[network.COMPONENT]}/ns/net",
             "variables": {"ROLL_NODE": ADDRESS, "GLOO_SOCKET_IFNAME": INTERFACE},
         }
+        if self._settings.shared:
+            pod = self._pod()
+            found["shm"] = shared.folder(NAMESPACE)
+            found["variables"] |= {
+                "NODE_NAME": pod["spec"]["nodeName"],
+                "POD_NAME": pod["metadata"]["name"],
+                "POD_UID": pod["metadata"]["uid"],
+            }
+        return found
+
+    def _pod(self) -> Json:
+        found: Json = self._plane.api.get(f"/api/v1/namespaces/{NAMESPACE}/pods/{TRAINER}")
+        return found
+
+    def _trainer_runs(self) -> bool:
+        return bool(self._pod()["status"].get("phase") == "Running")
 
     def state_of_all(self) -> Json:
         """What the Lease and the gates say."""
@@ -119,8 +144,10 @@ class Pool:
         """Write down all that the engines said that they generated."""
         pods = ("-l", names.selector_text(POOL), "--namespace", NAMESPACE, "--tail=-1")
         said = self._plane.kubectl("logs", *pods, "--prefix=false").stdout
-        lines = [line.partition(LEDGER)[2] for line in said.splitlines() if LEDGER in line]
-        self._ledger.write_text("".join(f"{line}\n" for line in lines))
+        places = {LEDGER: self._ledger, memory.SAID: self._folder / "memory.jsonl"}
+        for mark, place in places.items():
+            lines = [line.partition(mark)[2] for line in said.splitlines() if mark in line]
+            place.write_text("".join(f"{line}\n" for line in lines))
         return {}
 
     @property
@@ -143,8 +170,9 @@ class Pool:
     def _converted(self) -> Json:
         pools = self._folder / "pools"
         command = [sys.executable, "-m", "sglang_operator.cli.main", "convert"]
+        joins = ["--shared"] if self._settings.shared else []
         subprocess.run(
-            [*command, str(self._settings.pipeline), "-o", str(pools)],
+            [*command, *joins, str(self._settings.pipeline), "-o", str(pools)],
             check=True,
             stdout=sys.stderr,
         )
@@ -197,11 +225,46 @@ def _volume() -> Iterator[Json]:
     }
 
 
-def _rights() -> Iterator[Json]:
-    """The Role of the page, bound to the trainer's account."""
+def _trainer() -> Json:
+    """One of the trainer's pods, which owns the GPUs: ROLL's own processes run beside it here."""
+    container = {
+        "name": "trainer",
+        "image": kitimages.default_engine().name,
+        "command": ["python3", "-c", "import time; time.sleep(86400)"],
+        "volumeMounts": [{"name": "shm", "mountPath": "/dev/shm"}],
+    }
+    path = {"path": shared.folder(NAMESPACE), "type": "DirectoryOrCreate"}
+    volumes = [{"name": "shm", "hostPath": path}]
+    labels = {names.LABEL_TRAINER: "roll"}
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": TRAINER, "labels": labels},
+        "spec": {
+            "containers": [container],
+            "volumes": volumes,
+            "terminationGracePeriodSeconds": 0,
+        },
+    }
+
+
+def _rights(*, joins: bool = False) -> Iterator[Json]:
+    """The Role of the page, bound to the trainer's account; that of the sample, for engines that
+    join it."""
+    if joins:
+        objects = yaml.safe_load_all(SAMPLE.read_text())
+        (role,) = (each for each in objects if each["kind"] == "Role")
+        role["metadata"]["name"] = ROLE
+        yield role
+        yield _binding()
+        return
     block = PAGE.read_text().partition("# trainer.yaml\n")[2].partition("```")[0]
     yield yaml.safe_load(block)
-    yield {
+    yield _binding()
+
+
+def _binding() -> Json:
+    return {
         "apiVersion": "rbac.authorization.k8s.io/v1",
         "kind": "RoleBinding",
         "metadata": {"name": ROLE},

@@ -32,7 +32,8 @@ def judge(flow: Flow, found: Mapping[str, Any]) -> Outcome:
             text += f" and {answers['aborted']} aborted"
         whole = answers["right"] >= flow.answers  # whatever happened to the pool meanwhile
         good = flow.ends == "right" and not answers["wrong"] and whole
-        if flow.plane and set(found["pool"]["gates"]) != {"Open"}:
+        ends = {"Closed"} if flow.shared else {"Open"}  # beside a trainer they sleep in the end
+        if flow.plane and set(found["pool"]["gates"]) != ends:
             good, text = False, f"{text}; the operator left gates as {found['pool']['gates']}"
         if answers["wrong"]:
             text += f", {answers['wrong']} of them FROM OTHER WEIGHTS"
@@ -51,6 +52,12 @@ def judge(flow: Flow, found: Mapping[str, Any]) -> Outcome:
         text = (begin[flow.ends] if good else "FAILS: ") + _first(error)
     if flow.story and not found.get("told"):
         good, text = False, f"{text}; nothing happened to the pool: {found.get('story_error')}"
+    if flow.shared and flow.ends == "right":
+        held = found.get("memory", {})
+        text += f"; the trainer held memory {held.get('turns', 0)} times"
+        if moments := held.get("moments", 0):
+            text += f", AND AN ENGINE TOO MUCH WITH IT, {moments} times"
+        good &= bool(held.get("turns")) and not moments
     told = str(found.get("told") or "")
     if told:
         text += f"; {told}"
@@ -164,7 +171,10 @@ _COUNTED = {
     "told": "ends and says why",
     "fails": "do neither",
 }
-_NEEDS = "`worker_cls`, the hook and ids apart from actor_train's: [attach ROLL](../how-to/roll.md)"
+_NEEDS = (
+    "`worker_cls`, the hook, and ids apart from actor_train's or a pool of mode `Shared`: "
+    "[attach ROLL](../how-to/roll.md)"
+)
 _SECTION = """\
 ## ROLL's flows
 
@@ -173,6 +183,11 @@ the trainer's tensors have one value in each update, and the engines write down 
 answered. Engines are of SGLang 0.5.7, where nothing else is said, and processes beside an API
 server of the tests. On the real control plane they are containers, of the object that `kubectl
 sglang convert` writes of the same file, and ROLL has the rights of its page's Role.
+
+Where engines are on the trainer's GPUs (colocated, and `partial_gpu_mode`) they start once ROLL's
+workers have published these, and open handles of what the trainer's processes hold. Trainer and
+engines write down which memory of which GPU they have: the trainer had some in every step, and no
+engine beside it, but for the weights that are written in a model update.
 
 | flow | example | result |
 |---|---|---|

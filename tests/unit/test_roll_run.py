@@ -15,7 +15,7 @@ from sglang_operator.testing.realnode import requirements
 from tests.roll import __main__ as command
 from tests.roll import flows, plane, report, source
 from tests.roll.flows import FLOWS, Flow
-from tests.roll.inside import drive
+from tests.roll.inside import drive, memory
 
 ROOT = Path(__file__).parents[2]
 # Those with strategy_name: sglang at the commit that was read.
@@ -125,6 +125,64 @@ def test_a_flow_ends_right_from_right_weights_or_is_refused_at_the_start_in_word
     assert report.judge(flow, found).good == good
 
 
+@pytest.mark.parametrize(
+    ("held", "good"),
+    [
+        ({"turns": 6, "moments": 0}, True),
+        ({"turns": 6, "moments": 1}, False),
+        ({"turns": 0, "moments": 0}, False),  # nobody has written anything down
+    ],
+)
+def test_a_colocated_flow_ends_right_if_trainer_and_engines_take_turns(held, good):
+    flow = Flow(name="shared", example="a.yaml", ids={"actor_infer": [0, 1]}, shared=True)
+    assert report.judge(flow, {**ENDED, "memory": held}).good == good
+
+
+def test_beside_a_trainer_that_trains_last_engines_sleep_in_the_end():
+    flow = Flow(name="both", example="a", ids=RIGHT.ids, shared=True, plane=True)
+    found = {**ENDED, "memory": {"turns": 6, "moments": 0}}
+    assert report.judge(flow, {**found, "pool": {"gates": ["Closed", "Closed"]}}).good
+    assert not report.judge(flow, {**found, "pool": {"gates": ["Open", "Open"]}}).good
+
+
+def held(who, *states, at, ids=(0,), phase="", process=""):
+    line = {"at": at, "who": who, "process": process or who, "ids": list(ids)}
+    return json.dumps({**line, "holds": list(states), "phase": phase})
+
+
+UPDATE = "actor_train/model_update"
+
+
+@pytest.mark.parametrize(
+    ("lines", "moments"),
+    [
+        ([held("engine", at=1), held("trainer", "model_params", at=2)], 0),
+        ([held("engine", "weights", at=1), held("trainer", "model_params", at=2)], 1),
+        # In an update the trainer has its parameters, and the engine its weights.
+        ([held("engine", "weights", at=1), held("trainer", "model_params", at=2, phase=UPDATE)], 0),
+        ([held("engine", "kv_cache", at=1), held("trainer", "x", at=2, phase=UPDATE)], 1),
+        ([held("engine", "weights", at=1, ids=[1]), held("trainer", "x", at=2)], 0),
+        ([held("trainer", "x", at=1, ids=[0, 1]), held("engine", "w", at=2, ids=[0, 1])], 2),
+        # One moment, however often it is written down before it is over.
+        (
+            [
+                held("engine", "weights", at=1),
+                held("trainer", "x", at=2),
+                held("trainer", "x", "y", at=3),
+                held("trainer", at=4),
+                held("trainer", "x", at=5),
+            ],
+            2,
+        ),
+        ([held("trainer", "x", at=2), held("trainer", at=3), held("engine", "w", at=1)], 1),
+    ],
+)
+def test_memory_of_one_gpu_that_trainer_and_engine_hold_together_is_counted(lines, moments):
+    counted = memory.counted(lines)
+    assert counted["moments"] == moments
+    assert counted["turns"]
+
+
 def test_a_stand_in_in_any_flow_is_not_counted_as_rolls_own():
     first = report.judge(RIGHT, {**ENDED, "modules": {"roll.a": "real", "roll.b": "real"}})
     second = report.judge(RIGHT, {**ENDED, "modules": {"roll.b": "stand-in"}})
@@ -159,6 +217,8 @@ def test_a_folder_that_is_none_of_roll_is_refused_with_what_to_give(tmp_path):
 
 
 def test_on_the_real_control_plane_roll_has_the_role_of_its_page_and_no_other():
+    for each in plane._rights(joins=True):
+        assert each["metadata"]["name"] == plane.ROLE
     role, binding = plane._rights()
     assert (role["kind"], role["metadata"]["name"]) == ("Role", binding["roleRef"]["name"])
     resources = [(rule["resources"], rule["resourceNames"]) for rule in role["rules"]]
@@ -174,8 +234,9 @@ def test_where_there_can_be_no_containers_the_real_control_plane_is_said_to_be_l
     monkeypatch.setattr(command, "_run", lambda *_: ENDED)
     options = argparse.Namespace(only="real control plane", write=False)
     assert command._all(options, source.Source(tmp_path, "8eb27cc2")) == 0
-    (told,) = [line for line in capsys.readouterr().out.splitlines() if "not run" in line]
-    assert told.endswith("on a real control plane: a real node needs root")
+    told = [line for line in capsys.readouterr().out.splitlines() if "not run" in line]
+    assert len(told) == sum(flow.plane for flow in FLOWS)
+    assert all(each.endswith("on a real control plane: a real node needs root") for each in told)
 
 
 # As ``inside.drive`` on a machine that is too busy to end what it started.

@@ -21,7 +21,7 @@ import yaml
 
 from tests.roll import flows
 from tests.roll.flows import Flow
-from tests.roll.inside import configs, job
+from tests.roll.inside import configs, job, memory
 from tests.roll.inside.stories import Story
 
 _END_SECONDS = 60.0
@@ -32,11 +32,13 @@ class Pool:
 
     def __init__(self, flow: Flow, scratch: Path) -> None:
         python, module = sys.executable, "tests.roll.inside.pool"
-        more = [*flow.pool]
+        first = str(min(flow.ids["actor_infer"]))
+        more = [*(["--shared", "--first-id", first] if flow.shared else []), *flow.pool]
         if flow.plane:
             python, module = os.environ["ROLL_OWN_PYTHON"], "tests.roll.plane"
             more = ["--packages", sysconfig.get_path("purelib"), *_libraries()]
             more += ["--pipeline", str(_pipeline(flow, scratch))]
+            more += ["--shared"] if flow.shared else []
         command = [python, "-m", module, "--model", str(scratch / "model")]
         command += ["--engines", str(flow.engines), "--gpus", str(flow.gpus), *more]
         self._process = subprocess.Popen(
@@ -69,8 +71,13 @@ class Pool:
     @property
     def way_in(self) -> list[str]:
         """What a command line begins with, for a program in the network of its engines."""
-        network = self._where.get("network")
-        return ["nsenter", f"--net={network}", "--"] if network else []
+        if not (network := self._where.get("network")):
+            return []
+        enter = ["nsenter", f"--net={network}", "--"]
+        if shm := self._where.get("shm"):  # as a pod: processes, and the folder at /dev/shm
+            enter += ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--"]
+            enter += ["sh", "-c", 'mount --bind "$0" /dev/shm && exec "$@"', str(shm)]
+        return enter
 
     def answers(self) -> list[dict[str, Any]]:
         """All that its engines generated."""
@@ -82,6 +89,10 @@ class Pool:
             if ledger.exists()
             else []
         )
+
+    def memory(self) -> list[str]:
+        """What its engines said of their memory, where they have no ledger."""
+        return _lines(Path(self._where["folder"]) / "memory.jsonl")
 
     def tell(self, *order: Any) -> dict[str, Any]:
         """Have something happen to it."""
@@ -165,10 +176,11 @@ def main(name: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="roll-flow-", ignore_cleanup_errors=True) as folder:
         scratch = Path(folder)
         os.environ["ROLL_MODULES"] = str(scratch / "modules")
-        os.environ["ROLL_GPUS"] = "8"
+        os.environ["ROLL_GPUS"] = str(memory.GPUS_PER_NODE)
+        os.environ[memory.LEDGER] = str(scratch / "memory.jsonl")
         configs.write_model(flow, scratch)
         with Pool(flow, scratch) as pool:
-            os.environ |= {"KUBECONFIG": pool.kubeconfig, **pool.variables}
+            os.environ |= {"KUBECONFIG": pool.kubeconfig, **_of_a_pod(flow), **pool.variables}
             jobs = Jobs(flow, scratch, pool.way_in)
             with Story(flow.story, pool, jobs) as story:
                 for _ in range(1 + flow.again):
@@ -176,9 +188,24 @@ def main(name: str) -> dict[str, Any]:
                     if found["ended"] not in ("right", "killed"):
                         break
             found |= {"answers": _judged(flow, pool), "pool": pool.tell("state_of_all")}
+            lines = _lines(scratch / "memory.jsonl") + pool.memory()
             found |= {"told": story.told, "story_error": story.error}
+        if flow.shared:
+            found["memory"] = memory.counted(lines)
         found["modules"] = _modules(scratch / "modules")
     return found
+
+
+def _of_a_pod(flow: Flow) -> dict[str, str]:
+    """What the trainer's pod has where engines join it, SGLang's classes for weights included."""
+    if not flow.shared:
+        return {}
+    path = (os.environ["PYTHONPATH"], str(Path(__file__).parent / "trainer_image"))
+    return {**memory.pod(0), "PYTHONPATH": os.pathsep.join(path)}
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text().splitlines() if path.exists() else []
 
 
 def _judged(flow: Flow, pool: Pool) -> dict[str, int]:

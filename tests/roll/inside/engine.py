@@ -7,17 +7,69 @@ that answer came.
 import base64
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from sglang_operator.testing.engine import __main__ as fake
-from sglang_operator.testing.engine import api, commands, generation, rendezvous, server
-from tests.roll.inside import groups
+from sglang_operator.testing.engine import (
+    api,
+    commands,
+    generation,
+    rendezvous,
+    server,
+    weights,
+)
+from sglang_operator.testing.engine.behaviour import KV_CACHE, WEIGHTS
+from sglang_operator.testing.engine.scheduler import SchedulerError
+from tests.roll.inside import buckets, groups, memory
 
 
 class Commands(commands.Commands):
-    """A bucket's tensors are received in the form that its request announces."""
+    """A bucket's tensors are received in the form that its request announces, or opened.
+
+    What memory it holds is written down as it changes: before it takes some, and once it has let go
+    of it.
+    """
+
+    def __init__(self, *parts: Any) -> None:
+        super().__init__(*parts)
+        self._note()
+
+    def _note(self, beside: Collection[str] = ()) -> None:
+        if not self._settings.devices:
+            return  # nobody else is where it is
+        ids = memory.ids(self._settings.devices.split(","))
+        held = {WEIGHTS, KV_CACHE} - self.released | {*beside}
+        memory.note(memory.ENGINE, f"engine {os.uname().nodename} {os.getpid()}", ids, held)
+
+    def release(self, tags: Sequence[str] | None) -> None:
+        super().release(tags)
+        self._note()
+
+    def resume(self, tags: Sequence[str] | None) -> None:
+        self._note(beside=self._tags(tags))
+        super().resume(tags)
+
+    async def from_tensor(self, body: dict[str, Any]) -> commands.Outcome:
+        """Each rank opens its own handle, of memory that the trainer's process has made."""
+        handles, own = body["serialized_named_tensors"], self._settings.devices.split(",")
+        assert len(handles) == len(own), "one for each rank"
+        try:
+            opened = [buckets.opened(handle) for handle in handles]
+        except buckets.OwnNumberError as error:
+            raise SchedulerError("CUDA error: invalid device context") from error
+        except OSError as error:
+            raise SchedulerError("CUDA error: mapping of buffer object failed") from error
+        for (_, device, _), mine in zip(opened, own, strict=True):
+            if device != mine:
+                raise SchedulerError(f"Exception: Invalid device_uuid={device}")
+        names, _, stamp = opened[0]
+        if len({each[2] for each in opened}) > 1:
+            stamp = "differs from rank to rank"
+        return await super().from_tensor(
+            {**body, "serialized_named_tensors": [weights.bucket(names, stamp)]}
+        )
 
     async def from_distributed(self, body: dict[str, Any]) -> commands.Outcome:
         for group in self._groups.values():
@@ -76,6 +128,8 @@ def _write(answer: Mapping[str, Any], pictures: int) -> None:
 
 def main() -> None:
     """Serve, as ``python3 -m sglang.launch_server`` does."""
+    if (gpus := os.environ.get("NVIDIA_VISIBLE_DEVICES", "")).startswith("GPU-"):
+        os.environ.setdefault("FAKE_SGLANG_DEVICES", gpus)  # of a container on a trainer's GPUs
     for place, name, made in (
         (rendezvous, "join", groups.join),
         (server, "Commands", Commands),

@@ -7,17 +7,23 @@ with the end of its input it ends.
 
 import argparse
 import contextlib
+import fcntl
 import json
 import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.request
 from pathlib import Path
 from typing import Any
 
+from sglang_operator.api import names
+from sglang_operator.client import slots
+from sglang_operator.placement import entry
 from sglang_operator.testing import ports
+from tests.roll.inside import memory
 from tests.unit.client import fake_pool
 
 Json = dict[str, Any]
@@ -33,21 +39,62 @@ class Pool(fake_pool.FakePool):
         self._folder = folder
         self._settings = settings
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
+        self._over = threading.Event()
+        self._lock: int | None = None
+        if settings.shared:
+            self.memory_saver = True
+            self.gpus_per_node, self.awaits_slots = memory.GPUS_PER_NODE, True
+            for engine in self.engines:
+                engine.state = "Waiting"
 
     def close(self) -> None:
         """End all engines."""
+        self._over.set()
+        if self._lock is not None:
+            Path(self._lock_path).unlink()
+            os.close(self._lock)
         for process in self._processes.values():
             process.kill()
             process.wait()
 
     def start(self) -> None:
-        """All engines' processes, at once."""
+        """All engines' processes, at once; or once the trainer has said which GPUs it has."""
+        if self._settings.shared:
+            threading.Thread(target=self._join, daemon=True).start()
+            return
         for engine in self.engines:
             engine.url = self._run(engine.rank)
         for engine in self.engines:
             self._up(engine)
 
+    def _join(self) -> None:
+        needed = {gpu // memory.GPUS_PER_NODE for e in self.engines for gpu in self._devices(e)}
+        while not all(names.slot_key(node) in self.slots for node in needed):
+            if self._over.wait(0.1):
+                return
+        # As an engine's container has it, in the folder that it has in common with the trainer.
+        self._lock = os.open(self._lock_path, os.O_RDWR | os.O_CREAT, 0o666)
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        for engine in self.engines:
+            engine.url = self._run(engine.rank)
+        for engine in self.engines:
+            self._up(engine)
+
+        def told() -> None:
+            for engine in self.engines:
+                engine.state, engine.instance = "Up", f"ffff{engine.rank:04x}"
+            self.publish()
+
+        self.call(told)
+
+    @property
+    def _lock_path(self) -> str:
+        """Of no span that there is."""
+        return f"{slots.FOLDER}/{entry.LOCK.format(span=f'tests-{os.getpid()}')}"
+
     async def _start_engine(self, engine: fake_pool.FakeEngine) -> None:
+        if self._settings.shared:
+            return
         engine.instance = engine.instance or f"ffff{engine.rank:04x}"
 
     def _run(self, rank: int) -> str:
@@ -57,12 +104,15 @@ class Pool(fake_pool.FakePool):
         arguments += ["--skip-tokenizer-init", "--mem-fraction-static", "0.7"]
         arguments += self._settings.arguments
         environment = {
-            **os.environ,
+            **{key: value for key, value in os.environ.items() if key != "NVIDIA_VISIBLE_DEVICES"},
             "ROLL_LEDGER": str(self.ledger),
             "FAKE_SGLANG_VERSION": self._settings.version,
             "FAKE_SGLANG_TOKEN_SECONDS": str(self._settings.token_seconds),
             "FAKE_SGLANG_GPUS": str(self._settings.gpus),
         }
+        if self._settings.shared:
+            arguments.append("--enable-memory-saver")
+            environment |= self._places(rank)
         with (self._folder / f"engine-{rank}-{port}.log").open("wb") as log:
             self._processes[rank] = subprocess.Popen(
                 [sys.executable, "-m", "tests.roll.inside.engine", *arguments],
@@ -72,6 +122,19 @@ class Pool(fake_pool.FakePool):
                 stderr=log,
             )
         return f"http://127.0.0.1:{port}"
+
+    def _places(self, rank: int) -> dict[str, str]:
+        """Where an engine is: the GPUs that the trainer has there."""
+        found = []
+        for gpu in self._devices(self.engines[rank]):
+            node_rank, index = divmod(gpu, memory.GPUS_PER_NODE)
+            found.append(json.loads(self.slots[names.slot_key(node_rank)])["gpus"][index])
+        return {"FAKE_SGLANG_DEVICES": ",".join(found)}
+
+    def _devices(self, engine: fake_pool.FakeEngine) -> list[int]:
+        gpus = self._settings.gpus
+        first = self._settings.first_id + gpus * engine.rank
+        return list(range(first, first + gpus))
 
     def _up(self, engine: fake_pool.FakeEngine) -> None:
         deadline = time.monotonic() + START_SECONDS
@@ -158,9 +221,9 @@ class Pool(fake_pool.FakePool):
 
     def _entry(self, engine: fake_pool.FakeEngine) -> Json:
         gpus = self._settings.gpus
-        devices = list(range(gpus * engine.rank, gpus * (engine.rank + 1)))
-        entry = super()._entry(engine)
-        return {**entry, "devices": devices, "gpus": gpus, "rankOffset": 1 + devices[0]}
+        told = super()._entry(engine)
+        offset = 1 + gpus * engine.rank
+        return {**told, "devices": self._devices(engine), "gpus": gpus, "rankOffset": offset}
 
     def _config_map(self) -> Json:
         found = super()._config_map()
@@ -197,6 +260,8 @@ def main() -> None:
     parser.add_argument("--engines", type=int, default=2)
     parser.add_argument("--gpus", type=int, default=1, help="of each engine")
     parser.add_argument("--version", default="0.5.7")
+    parser.add_argument("--shared", action="store_true", help="they join the trainer on its GPUs")
+    parser.add_argument("--first-id", type=int, default=0, help="of device_mapping")
     parser.add_argument("--model", required=True)
     parser.add_argument("--token-seconds", type=float, default=0.002)
     parser.add_argument("arguments", nargs="*", help="of each engine's command line")

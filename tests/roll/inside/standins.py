@@ -188,6 +188,11 @@ def megatron() -> None:
     def alone(*_: Any, **__: Any) -> None:
         return None  # no group: nothing to gather
 
+    def stages() -> Any:
+        import torch.distributed as dist
+
+        return dist.group.WORLD
+
     stand_in(
         "megatron.core.mpu",
         get_data_parallel_rank=zero,
@@ -195,6 +200,7 @@ def megatron() -> None:
         get_expert_model_parallel_rank=zero,
         get_expert_data_parallel_rank=zero,
         get_pipeline_model_parallel_rank=stage,
+        get_pipeline_model_parallel_group=stages,
         get_tensor_model_parallel_group=alone,
         get_expert_tensor_parallel_group=alone,
         get_expert_model_parallel_group=alone,

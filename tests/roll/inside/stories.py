@@ -63,6 +63,12 @@ class Story:
             self._jobs.kill()
             self.told = "the job was killed in an update, and started again"
 
+    def _job_dies_in_a_rollout(self) -> None:
+        """With all engines awake, and none of its trainer's memory in their way."""
+        if self._until(lambda now: now["phase"] == "Committed" and now["version"] == "step-2"):
+            self._jobs.kill()
+            self.told = "the job was killed in its rollout, and started again"
+
     def _grows(self) -> None:
         if self._until(lambda now: now["version"] == "step-1"):
             self._pool.tell("grow_by_one")

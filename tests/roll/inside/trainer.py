@@ -15,12 +15,15 @@ from roll.distributed.executor.worker import Worker
 from roll.distributed.scheduler.decorator import Dispatch, register
 from roll.distributed.scheduler.protocol import DataProto
 from roll.models.model_providers import default_tokenizer_provider
+from roll.utils.context_managers import state_offload_manger
+from roll.utils.offload_states import OffloadStateType
 
 from sglang_operator.testing.engine.weights import names
-from tests.roll.inside import standins
+from tests.roll.inside import buckets, memory, standins
 
 _SHAPE = (256, 512)
 _LAYERS = 2
+_PHASE = "roll_EXEC_FUNC_NAME"  # ROLL's, of its state_offload_manger
 _UPDATES = 32  # of one job, at most
 
 
@@ -39,6 +42,8 @@ class Model(torch.nn.Module):
             model_type="qwen2",
             num_moe_experts=None,
             expert_model_parallel_size=1,
+            expert_tensor_parallel_size=1,
+            tensor_model_parallel_size=1,
             pipeline_model_parallel_size=stages,
             hf_model_type="qwen2",
         )
@@ -63,12 +68,26 @@ class Strategy:
         staged = self.megatron and worker.world_size > 1
         self.model = Model(worker.rank, worker.world_size) if staged else Model()
         self.updaters: dict[str, Any] = {}
+        self._held: set[str] = set()
+        places = worker.get_devices_info()
+        self._ids = [each["node_rank"] * memory.GPUS_PER_NODE + each["gpu_rank"] for each in places]
+        node_rank, index = divmod(self._ids[0], memory.GPUS_PER_NODE)
+        os.environ["ROLL_OWN_GPU"] = memory.uuid(node_rank, index)
         if not dist.is_initialized():
             dist.init_process_group("gloo")
 
-    def load_states(self, *_: Any, **__: Any) -> None: ...
+    def load_states(self, include: Any = None, non_blocking: bool = False) -> None:
+        self._hold(self._held | _named(include))
 
-    def offload_states(self, *_: Any, **__: Any) -> None: ...
+    def offload_states(self, include: Any = None, non_blocking: bool = False) -> None:
+        self._hold(self._held - _named(include))
+
+    def _hold(self, states: set[str]) -> None:
+        if states == self._held:
+            return
+        self._held = states
+        phase = os.environ.get(_PHASE, "")
+        memory.note(memory.TRAINER, self.worker.worker_name, self._ids, states, phase)
 
     def setup_model_update(self, infer_cluster: Any, model_update_name: str) -> None:
         """As MegatronTrainStrategy and FSDP2TrainStrategy do it."""
@@ -92,18 +111,36 @@ class Strategy:
         self.updaters[model_update_name] = updater
 
     def model_update(self, model_update_name: str) -> Any:
+        buckets.free()
         for tensor in self.model.tensors.values():
             tensor += 1
         return self.updaters[model_update_name].model_update()
 
 
+def _named(include: Any) -> set[str]:
+    """ROLL's names of what a strategy is to load or to offload."""
+    return {each.value for each in include or OffloadStateType}
+
+
 class Trainer(Worker):
     """The methods that the pipelines call of an ActorWorker."""
+
+    def _at_work(self, data: Any, what: str, *states: Any) -> Any:
+        """With its memory, as ActorWorker has it."""
+        return state_offload_manger(
+            strategy=self.strategy,
+            metrics={},
+            metric_infix=f"{self.cluster_name}/{what}",
+            is_offload_states=data.meta_info.get("is_offload_states", True),
+            load_kwargs={"include": list(states)},
+        )
 
     @register(dispatch_mode=Dispatch.ONE_TO_ALL)
     def initialize(self, pipeline_config: Any) -> None:
         super().initialize(pipeline_config)
         self.strategy = Strategy(self)
+        self.strategy.load_states()  # as a model that is made, and offloaded
+        self.strategy.offload_states()
         self.tokenizer = default_tokenizer_provider(model_args=self.worker_config.model_args)
         if self.strategy.megatron and self.world_size > 1:  # stages of one pipeline
             self.rank_info.dp_rank, self.rank_info.dp_size = 0, 1
@@ -111,15 +148,19 @@ class Trainer(Worker):
 
     @register(dispatch_mode=Dispatch.DP_MP_DISPATCH_FIRST, trace=True, prefetch=False)
     def train_step(self, data: Any) -> Any:
-        if self.worker_config.router_replay.mode == "R3" and self.rank_info.pp_rank == 0:
-            data.prefetch()
-            found = data.batch.get("routed_experts", None)
-            assert found is not None, "as MegatronTrainStrategy asserts"
+        model, other = OffloadStateType.model_params, OffloadStateType.other_params
+        with self._at_work(data, "train_step", model, other):
+            self.strategy.load_states(include=[OffloadStateType.optimizer_states])
+            if self.worker_config.router_replay.mode == "R3" and self.rank_info.pp_rank == 0:
+                data.prefetch()
+                found = data.batch.get("routed_experts", None)
+                assert found is not None, "as MegatronTrainStrategy asserts"
         return DataProto(meta_info={"metrics": {}})
 
     @register(dispatch_mode=Dispatch.DP_MP_DISPATCH_FIRST, trace=True, prefetch=False)
     def compute_log_probs(self, data: Any) -> Any:
-        rows, length = self._shape(data)
+        with self._at_work(data, "compute_log_probs", OffloadStateType.model_params):
+            rows, length = self._shape(data)
         nothing = torch.full((rows, length - 1), -0.5)
         output = DataProto.from_dict(tensors={"log_probs": nothing, "entropy": nothing + 1})
         output.meta_info = {"metrics": {}}
