@@ -175,7 +175,7 @@ class Pool:
     @property
     def takes_turns(self) -> bool:
         """Whether its engines and a trainer have the memory of their GPUs in turns."""
-        return self.placement.seats
+        return self.placement.joins
 
     @property
     def awaits_slots(self) -> bool:
