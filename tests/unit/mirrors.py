@@ -148,6 +148,7 @@ COVERED_BY = {
     "observed/queues.py": "scheduling/test_kueue.py",
     "observed/wire.py": "cluster/test_life.py",
     "placement/base.py": "placement/test_modes.py",
+    "kube/texts.py": "test_texts.py",
     "placement/texts.py": "test_texts.py",
     "scheduling/texts.py": "test_texts.py",
     "observed/listed.py": "plan/test_heirs.py",

@@ -11,7 +11,7 @@ import pytest
 from tests.unit.test_layout import PACKAGE
 
 # The packages for people at a terminal and the trainers' client have texts of their own.
-OWNERS = ("api", "cli", "client", "memory", "placement", "scheduling", "view")
+OWNERS = ("api", "cli", "client", "kube", "memory", "placement", "scheduling", "view")
 
 
 def _named(owner: str) -> set[str]:

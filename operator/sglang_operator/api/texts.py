@@ -1,9 +1,9 @@
 """The operator's messages, but for errors and warnings about a spec (``errors``).
 
 Most are of conditions and Events of a valid pool.  The others are of gates on pods, of refused
-steps in the weights Lease (for trainers), of the API server's credentials, and pieces of what an
-error says.  Not here: how much memory a pool takes (memory/texts.py), why an engine waits for its
-trainer's GPUs (placement/texts.py), what a scheduler asks of a pool (scheduling/texts.py), why
+steps in the weights Lease (for trainers), and pieces of what an error says.  Not here: how much
+memory a pool takes (memory/texts.py), why an engine waits for its trainer's GPUs
+(placement/texts.py), what is said of the API server's credentials (kube/texts.py), what a scheduler asks of a pool (scheduling/texts.py), why
 engines end or do not start (engine/signatures.py, endings.py and node_ends.py,
 diagnosis/pod_signatures.py), and what only people at a terminal (cli/texts.py), before a picture
 (view/texts.py) or with a trainer (client/texts.py) are told.
@@ -474,26 +474,6 @@ WEIGHTS_GROUPS_IN_USE = (
     "trainer first, or say that it is gone (kubectl sglang weights reset --force; force=True)"
 )
 WEIGHTS_RESET_ANEW = "the Lease was made anew: nobody knows what engines hold; sync before a reset"
-
-# --- credentials of the API server
-
-NO_KUBECONFIG = (
-    "no cluster is configured: not inside a pod (no ServiceAccount token), and there is no {path}"
-)
-KUBECONFIG_MISSING = (
-    "no cluster is configured: there is no {path}, which is named as the kubeconfig (KUBECONFIG)"
-)
-KUBECONFIG = "{path}: {detail}; expected a kubeconfig as kubectl reads it"
-TOKEN_FILE = "the tokenFile of {path}"
-TOKEN_EMPTY = "{file} is empty; expected a token"
-TOKEN_UNREAD = "{file} cannot be read: {detail}; expected a file that holds the token"
-EXEC_FAILED = "the credential plugin {command} of {path} failed: {detail}"
-EXEC_SLOW = "it timed out after {seconds:g} seconds"
-EXEC_ENDED = "it ended with status {status} and said nothing"
-EXEC_ANSWER = "its answer is no ExecCredential with a status"
-EXEC_CERTIFICATE = (
-    "the credential plugin {command} of {path} gives a client certificate; expected a token"
-)
 
 # --- versions of SGLang
 VERSION_TO_SET = (

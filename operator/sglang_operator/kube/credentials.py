@@ -25,8 +25,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from sglang_operator.api import redaction, texts
+from sglang_operator.api import redaction
 from sglang_operator.clocks import moment, steady
+from sglang_operator.kube import texts
 from sglang_operator.weights import times
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")

@@ -121,6 +121,7 @@ def test_a_body_that_has_left_in_part_is_not_sent_to_its_end(world):
                 )
             assert await pool.calls.post(engine, "/update_weights_from_tensor", large)
 
+    world.engines[0].paused = True
     asyncio.run(train())
     assert world.engines[0].paths() == ["/update_weights_from_tensor"]
 

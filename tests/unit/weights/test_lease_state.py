@@ -14,6 +14,7 @@ from sglang_operator.weights import lease_state, lost_lease, steps, unslept
 from sglang_operator.weights import reset as weights_reset
 from sglang_operator.weights.lease_state import GroupsOwner, Phase, Transaction
 from sglang_operator.weights.steps import Refusal, RefusedError, Trainer
+from sglang_operator.weights.turn import Turn
 
 NOW = 1_800_000_000.0
 A, B, C = "aaaaaaaa", "bbbbbbbb", "cccccccc"
@@ -626,6 +627,7 @@ def test_a_state_survives_the_lease():
         releases=True,
         apart=frozenset({A, B}),
         closing=frozenset({B}),
+        turn=Turn(frozenset({0, 1})),
         begun=NOW,
         committed=NOW + 0.25,
         message="why",
