@@ -1,4 +1,5 @@
-"""Whether the API server would take a pod: asked by a create that it does not carry out.
+"""Whether the API server would take a pod, and as it is: asked by a create that it does not carry
+out.
 
 What counts (at most so many pods here) refuses a pod that is only tried, because the one that makes
 way for it still stands.  So where a webhook or a policy refuses, the pod that stands is tried as
@@ -11,17 +12,17 @@ from typing import Any
 
 import orjson
 
+from sglang_operator.cluster import identity
 from sglang_operator.cluster.stores import PoolKey
-from sglang_operator.cluster.writer import Writer
+from sglang_operator.cluster.writer import Writer, answered
 from sglang_operator.kube import paths
-from sglang_operator.kube.client import (
-    METADATA_ONLY,
-    ApiClient,
-)
+from sglang_operator.kube.client import ApiClient
+from sglang_operator.kube.decoding import Decoder, UnreadError
 from sglang_operator.kube.errors import (
     ApiError,
     ApiUnreachableError,
 )
+from sglang_operator.observed import wire
 
 DRY_RUN = {"dryRun": "All"}
 TIMEOUT = 30.0  # the longest that a webhook may take
@@ -29,6 +30,7 @@ TIMEOUT = 30.0  # the longest that a webhook may take
 _NUMBER = re.compile(r"(?<!\d)\d++(?:\.\d++)?(?:[kKMGTPE]i?|m)?\b")
 UNKNOWN = ApiError(0, "Unknown", "", None)  # nothing was said of this pod
 _KEPT = ("labels", "annotations", "ownerReferences")
+_decoder = Decoder(wire.Pod)
 _GIVEN = ("nodeName", "ephemeralContainers")  # to a pod that exists alone
 
 
@@ -78,21 +80,26 @@ class DryRuns:
     ) -> ApiError | ApiUnreachableError | None:
         try:
             async with self._writer.turn(key.namespace):
-                await self._client.request(
+                answer = await self._client.request(
                     "POST",
                     path,
                     body=orjson.dumps(body),
                     params=DRY_RUN,
-                    accept=METADATA_ONLY,
+                    accept=answered(body),
                     timeout=TIMEOUT,
                 )
+            if path != paths.pods(key.namespace):
+                return None
+            # As what is really made is judged, and would be taken back.
+            return identity.changed(body, _decoder.object(answer))
+        except UnreadError:
+            return UNKNOWN
         except ApiError as error:
             if error.untried:
                 return UNKNOWN
             return None if error.quota or error.status == 409 else error
         except ApiUnreachableError as error:
             return error
-        return None
 
 
 def _may_count(error: ApiError | ApiUnreachableError) -> bool:

@@ -70,12 +70,8 @@ class Writer:
         body: Mapping[str, Any],
         wanted: Callable[[], bool],
     ) -> bytes:
-        """What the server keeps of it besides its content; raises :class:`UnwantedError` too.
-
-        Of what it may drop in silence the content too: a pod's group (``identity.changed``).
-        """
-        content = orjson.dumps(body)
-        accept = JSON if "schedulingGroup" in body.get("spec", {}) else METADATA_ONLY
+        """What the server keeps of it (``answered``); raises :class:`UnwantedError` too."""
+        content, accept = orjson.dumps(body), answered(body)
 
         async def once() -> bytes:
             if not wanted():  # any more: it may have waited for long
@@ -109,6 +105,14 @@ class Writer:
             self.window.congested(error.retry_after)
         else:
             self.window.unexplained(namespace, error.retry_after)
+
+
+def answered(body: Mapping[str, Any]) -> str:
+    """What of an object that is made is to be answered: what the server keeps besides its content.
+
+    Of what it may drop in silence the content too: a pod's group (``identity.changed``).
+    """
+    return JSON if "schedulingGroup" in body.get("spec", {}) else METADATA_ONLY
 
 
 async def _raced(create: Callable[[], Awaitable[bytes]]) -> bytes:

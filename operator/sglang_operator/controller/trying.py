@@ -65,7 +65,9 @@ async def attempt(trials: DryRuns, key: PoolKey, trial: Trial, pool: Pool, plan:
     seats = plan.seating.seats.get(first.name, ()) if plan.seating is not None else ()
     seat = seats[0] if seats else None
     template = engine_pod.template(pool)
-    attempt = first.attempt + 1
+    # Under a name that no pod has: of one that exists it is not answered what would be made of it.
+    here = (*plan.pods, *(removal.pod for removal in plan.removals))
+    attempt = max((pod.attempt for pod in here), default=-1) + 1
     body = engine_pod.pod(pool, template, first.engine, attempt, seat=seat)
     if (group := gang_groups.of_try(pool, first.engine, attempt)) is not None:
         kind = kinds.kind_of(group)

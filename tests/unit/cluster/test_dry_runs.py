@@ -25,7 +25,7 @@ class Client:
         if "/hangs/" in path:
             self.hanging += 1
             await asyncio.Event().wait()
-        return b"{}"
+        return b'{"metadata": {"name": "p", "uid": "uid-p", "resourceVersion": "1"}}'
 
 
 def test_tries_that_hang_are_their_namespaces_own_burden():

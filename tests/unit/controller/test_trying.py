@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from sglang_operator.api import names
 from sglang_operator.backoff import Backoff
 from sglang_operator.cluster.dry_runs import DRY_RUN
 from sglang_operator.cluster.stores import PoolKey
@@ -311,5 +312,55 @@ def test_a_policy_that_takes_no_pod_at_all_costs_one_engine_whose_gates_are_clos
             api.admission = lambda body, pods: None
             api.change(*KEY, {**spec, **changes, "rollout": {"maxUnavailable": 2}})
             await api.until(lambda: not pod_uids(api) & before)
+
+    asyncio.run(story())
+
+
+class Changing(fake_api.Api):
+    """Policies change pods as they are made, tried or not."""
+
+    policy: Callable[[fake_api.Json], object] = staticmethod(lambda pod: None)
+
+    def _create(self, collection: str, content: fake_api.Json) -> fake_api.Json:
+        return super()._create(collection, self._changed(collection, content))
+
+    def _tried(self, collection: str, content: fake_api.Json) -> fake_api.Json:
+        return super()._tried(collection, self._changed(collection, content))
+
+    def _changed(self, collection: str, content: fake_api.Json) -> fake_api.Json:
+        if collection.endswith("/pods"):
+            self.policy(content)
+        return content
+
+
+def relabelled(pod: fake_api.Json) -> None:
+    pod["metadata"]["labels"][names.LABEL_MANAGED_BY] = "platform"
+
+
+def ungrouped(pod: fake_api.Json) -> None:
+    pod["spec"].pop("schedulingGroup", None)
+
+
+@pytest.mark.parametrize(
+    ("policy", "says", "spec"),
+    [
+        (relabelled, "changes its label", {"seed": 7}),
+        (ungrouped, "dropped spec.schedulingGroup", {"scheduling": {"gang": "PodGroup"}}),
+    ],
+)
+def test_no_engine_goes_for_a_revision_whose_pods_would_be_taken_back(policy, says, spec):
+    """The API server takes them; its answer to the try tells what it makes of them."""
+
+    async def story() -> None:
+        api = Changing()
+        async with fake_api.operator(api, gangs=("PodGroup",)):
+            api.make(*KEY)
+            await api.until(lambda: api.reason(*KEY) == "PoolReady")
+            before = pod_uids(api)
+            api.policy = policy
+            api.change(*KEY, changed(**spec))
+            await api.until(lambda: api.reason(*KEY) == "PodRejected")
+            assert says in message(api)
+            assert pod_uids(api) == before
 
     asyncio.run(story())
