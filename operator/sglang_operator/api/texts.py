@@ -343,6 +343,11 @@ PODS_VANISH = (
     "somebody deletes them by force, or takes their label {label} away, and they hold GPUs out of "
     "sight; see kubectl get pods -l {selector}"
 )
+PODS_BEYOND = (
+    "more than {most} pods of this namespace that may hold GPUs lost their label {label}, so that "
+    "nobody counts these GPUs: no engine is put on any before all pods of the namespace are read; "
+    "put the label back, or delete them"
+)
 GROUP_DROPPED = (
     "the API server dropped spec.schedulingGroup ({group}), so the pod would start without the "
     "others of its engine; turn its feature gate GenericWorkload on, or choose another "

@@ -21,7 +21,6 @@ from sglang_operator.cluster.child_store import ChildStore
 from sglang_operator.cluster.child_writer import ChildWriter
 from sglang_operator.cluster.outcome import Confirmation, Outcome
 from sglang_operator.cluster.roll_call import RollCall
-from sglang_operator.cluster.unseen import UnseenPod
 from sglang_operator.cluster.writer import UnwantedError, Writer
 from sglang_operator.kube import paths
 from sglang_operator.kube.client import (
@@ -273,18 +272,6 @@ class Executor:
         pod = _pod_decoder.object(answer)
         self._pods.answered(pod)
         return pod
-
-    async def look_again(self, unseen: UnseenPod) -> None:
-        """Learn whether a pod that its stream tells of no more is gone; raises as ``look_for``."""
-        namespace, pod = unseen
-        try:
-            answer = await self._client.request("GET", paths.pod(namespace, pod.name))
-        except ApiError as error:
-            if not error.missing:
-                raise
-            self._pods.looked(pod.uid, None)
-            return
-        self._pods.looked(pod.uid, _pod_decoder.object(answer))
 
     # --- gates, and the Lease that they follow
 

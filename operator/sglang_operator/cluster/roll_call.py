@@ -8,7 +8,7 @@ from sglang_operator.api import names
 from sglang_operator.cluster.stores import PodStore, PoolKey
 from sglang_operator.kube import paths
 from sglang_operator.kube.client import ApiClient
-from sglang_operator.kube.decoding import Decoder, Page, Unread
+from sglang_operator.kube.decoding import Decoder, Unread
 from sglang_operator.observed import wire
 
 PAGE = 500
@@ -32,7 +32,7 @@ class RollCall:
         params = {"labelSelector": names.pods_text(key.name), "limit": str(PAGE)}
         while True:
             path = paths.pods(key.namespace)
-            page = self._page(await self._client.request("GET", path, params=params))
+            page = self._decoder.any_page(await self._client.request("GET", path, params=params))
             records += page.records
             unread += page.unread
             if not page.more:
@@ -41,12 +41,6 @@ class RollCall:
         before = self._known(key)
         self._pods.replace_of(key, records, int(page.version), [each.metadata for each in unread])
         return self._known(key) != before
-
-    def _page(self, body: bytes) -> Page[wire.Pod]:
-        try:
-            return self._decoder.page(body)
-        except Exception:  # of one object, or of the list itself
-            return self._decoder.page_in_pieces(body)
 
     def _known(self, key: PoolKey) -> set[tuple[names.Uid, int]]:
         return {(entry.pod.uid, entry.pod.resource_version) for entry in self._pods.of(key)}

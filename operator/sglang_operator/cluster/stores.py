@@ -9,16 +9,13 @@ of all that was before it (``cluster.absence``).
 import dataclasses
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from sys import intern
-from typing import NamedTuple
 
 import msgspec
 
 from sglang_operator import supervision
 from sglang_operator.api import names
 from sglang_operator.clocks import moment, steady
-from sglang_operator.cluster import crowding
+from sglang_operator.cluster import crowding, pod_entry
 from sglang_operator.cluster.absence import (
     NO_VERSION,
     Called,
@@ -28,21 +25,17 @@ from sglang_operator.cluster.absence import (
     told,
     went_back,
 )
+from sglang_operator.cluster.gpu_index import GpuIndex
+from sglang_operator.cluster.pod_entry import PodEntry
+from sglang_operator.cluster.pool_key import PoolKey
 from sglang_operator.cluster.unseen import Unseen
 from sglang_operator.kube import decoding
 from sglang_operator.observed import edits, sightings, wire
-from sglang_operator.observed.model import ObservedPod
+
+__all__ = ["PodEntry", "PodStore", "PoolKey", "PoolStore"]
 
 VANISHED_SECONDS = 3600.0
 MOST_VANISHED = 16_384
-
-
-class PoolKey(NamedTuple):
-    namespace: str
-    name: str
-
-    def __str__(self) -> str:
-        return f"{self.namespace}/{self.name}"
 
 
 Wake = Callable[[PoolKey, bool], None]  # the pool, and whether it is urgent
@@ -176,23 +169,6 @@ class PoolStore:
             self._crowd(key.namespace, self._room.remove(*key))
 
 
-@dataclass(frozen=True, slots=True)
-class PodEntry:
-    """A pod and whose it is."""
-
-    pod: ObservedPod
-    pool: PoolKey
-    # Empty: an orphan under an engine's name, and in the pool's Service; or, where no pool is
-    # named, nobody's, that was given GPUs by name as engines are.
-    owner: names.Uid
-    aside: bool = False  # its labels were taken away: it belongs to no Service any more
-
-    @property
-    def attempt(self) -> tuple[names.EngineName, int]:
-        """The attempt at an engine that it is, or is a part of."""
-        return self.pod.engine, self.pod.attempt
-
-
 class PodStore:
     """Pods that are controlled by some pool, by pool; and those that have what engines had."""
 
@@ -201,7 +177,7 @@ class PodStore:
         self._entries: dict[str, PodEntry] = {}
         self._by_pool: defaultdict[PoolKey, dict[str, PodEntry]] = defaultdict(dict)
         self._by_node: defaultdict[str, dict[str, PodEntry]] = defaultdict(dict)
-        self._uncounted: dict[str, PodEntry] = {}
+        self._uncounted: GpuIndex[PodEntry] = GpuIndex()
         self.unseen = Unseen()
         self._gone = Tombstones()
         self._called = Called()
@@ -247,12 +223,42 @@ class PodStore:
 
     def uncounted(self) -> Iterator[PodEntry]:
         """The pods of all pools that were given GPUs by name: no scheduler counts those."""
-        return iter(self._uncounted.values())
+        return iter(self._uncounted)
+
+    def on_gpu(self, gpu: str) -> Iterator[PodEntry]:
+        """Those of them that were given this one, by its UUID."""
+        return self._uncounted.on(gpu)
 
     def looked(self, uid: str, found: wire.Pod | None) -> None:
         """This is under the name of one of the unseen, as the API server has answered."""
-        if self.unseen.is_over(uid, found):
-            self._forget(uid)
+        known = self.unseen.get(uid)
+        if known is None:
+            return  # its stream has told of it meanwhile
+        there = found if found is not None and found.metadata.uid == uid else None
+        if there is not None and uid in self._entries:
+            self.answered(there)
+            return
+        pod = wire.observed_pod(there, moment(), known.pod) if there is not None else None
+        if pod is not None and pod.may_hold_memory:
+            self.unseen.lost(known.namespace, known.pool, pod)
+            return
+        self.unseen.discard(uid)
+        self._forget(uid)
+        if known.pool:  # who else waits for it looks again by itself
+            self._wake(PoolKey(known.namespace, known.pool), True)
+
+    def recount(self, namespace: str, found: Sequence[wire.Pod], beyond: int) -> None:
+        """These are all pods of a namespace, of which more were lost than there was room for.
+
+        ``beyond``: how many, when it was begun to read them.
+        """
+        self.unseen.recounted(namespace, beyond)
+        for record in found:
+            if record.metadata.uid in self._entries or not pod_entry.is_outside(record.metadata):
+                continue
+            pod = wire.observed_pod(record, moment())
+            if pod.gpus_seen and pod.may_hold_memory:
+                self.unseen.lost(namespace, record.metadata.labels.get(names.LABEL_POOL, ""), pod)
 
     def pools_on(self, node: str) -> set[PoolKey]:
         """The pools that have a pod on this node."""
@@ -266,7 +272,9 @@ class PodStore:
         unread: Sequence[wire.Meta] = (),
     ) -> None:
         self._called.listed(scope, version)
-        known = [e for e in self._entries.values() if in_scope(e.pool.namespace, scope)]
+        # Of who was never in the stream its list says nothing.
+        within = [e for e in self._entries.values() if in_scope(e.pool.namespace, scope)]
+        known = [entry for entry in within if entry.pod.uid not in self.unseen]
         self._listed(known, records, version, unread)
 
     def replace_of(
@@ -324,16 +332,18 @@ class PodStore:
         if self._gone.cover(record.metadata):
             return
         known = self._entries.get(uid)
-        if known and not _is_news(record, known.pod):
+        if known and not pod_entry.is_news(record, known.pod):
             return
-        entry = _pod_entry(record, known)
+        entry = pod_entry.of_record(record, known)
         if known and (entry is None or entry.pool != known.pool):
             self._forget(uid)  # its owner let go of it
+        if entry is None or not pod_entry.is_outside(record.metadata):
+            self.unseen.discard(uid)
         if entry is None:
             return
         self._index(entry)
-        if names.LABEL_MANAGED_BY not in record.metadata.labels:
-            self.unseen.add(entry.pool.namespace, entry.pod)
+        if pod_entry.is_outside(record.metadata):
+            self.unseen.add(*entry.pool, entry.pod)
         if not entry.pool.name:
             return  # who waits for it looks again by itself
         if entry.pod.deleting and not (known and known.pod.deleting):
@@ -341,7 +351,7 @@ class PodStore:
         if known is None or known.pod.node != entry.pod.node:
             self._wake_neighbours(entry)
         if entry != known:  # else nothing that a decision depends on
-            self._wake(entry.pool, known is not None and _worsened(known.pod, entry.pod))
+            self._wake(entry.pool, known is not None and pod_entry.worsened(known.pod, entry.pod))
 
     def drop(self, record: wire.Pod) -> None:
         self._gone.add(record.metadata.uid, record.metadata.version)
@@ -356,19 +366,17 @@ class PodStore:
         """Put a pod where it belongs, and nowhere else."""
         uid = entry.pod.uid
         self._unindex(uid)
-        self.unseen.discard(uid)
         self._entries[uid] = entry
         self._by_pool[entry.pool][uid] = entry
         self._by_node[entry.pod.node][uid] = entry
-        if entry.pod.gpus_seen:
-            self._uncounted[uid] = entry
+        self._uncounted.add(entry.pod, entry)
 
     def _unindex(self, uid: str) -> PodEntry | None:
         """Take a pod out of where it was."""
         entry = self._entries.pop(uid, None)
         if entry is None:
             return None
-        self._uncounted.pop(uid, None)
+        self._uncounted.remove(entry.pod)
         for index, place in ((self._by_pool, entry.pool), (self._by_node, entry.pod.node)):
             del index[place][uid]  # type: ignore[index]
             if not index[place]:  # type: ignore[index]
@@ -377,8 +385,11 @@ class PodStore:
 
     def _lose(self, uid: str) -> None:
         """Its stream tells of it no more."""
-        if entry := self._entries.get(uid):
-            self.unseen.add(entry.pool.namespace, entry.pod)
+        entry = self._entries.get(uid)
+        if entry is not None and entry.pod.gpus_seen and entry.pod.may_hold_memory:
+            self.unseen.lost(*entry.pool, entry.pod)
+        else:
+            self.unseen.discard(uid)
         self._forget(uid)
 
     def _forget(self, uid: str) -> None:
@@ -418,65 +429,6 @@ class PodStore:
             self._index(dataclasses.replace(entry, pod=pod))
         if not left:
             self._torn.get(gone.pool, set()).discard(gone.attempt)
-
-
-def _pod_entry(record: wire.Pod, known: PodEntry | None) -> PodEntry | None:
-    """The pod with its pool; None if it has nothing to do with one.
-
-    A pool's pods are those that it controls.  Its labels matter beside that: without them a pod is
-    put aside, and an orphan with them and an engine's name stands where an engine should.  Any
-    other that was given GPUs by name, adopted or under other labels by now, may have them yet.
-
-    When something became of it is counted from when it was first seen (``sightings``).
-    """
-    meta = record.metadata
-    controller = meta.controller
-    if controller is not None and controller.kind == names.KIND:
-        pool, owner = controller.name, controller.uid
-    elif controller is None and _has_engine_name(meta):
-        pool, owner = meta.labels[names.LABEL_POOL], ""
-    else:
-        pool, owner = "", ""
-    pod = wire.observed_pod(record, moment(), known.pod if known else None)
-    if not pool and not pod.gpus_seen:
-        return None
-    engine = names.engine_of(meta.name, pool)
-    if engine and engine != pod.engine:
-        pod = dataclasses.replace(pod, engine=engine)  # a name cannot be edited, a label can
-    return PodEntry(
-        pod=pod,
-        pool=PoolKey(intern(meta.namespace), intern(pool)),
-        owner=names.Uid(intern(owner)),
-        aside=not (pool and names.is_watched(meta.name, meta.labels, pool)),
-    )
-
-
-def _is_news(record: wire.Pod, known: ObservedPod) -> bool:
-    """Whether a record tells what is not known.
-
-    Of a pod that was just made its metadata alone is.  The next word on it tells the rest; on one
-    that waits behind a scheduling gate there may be none.
-    """
-    if known.resource_version != record.metadata.version:
-        return known.resource_version < record.metadata.version
-    return bool(record.spec.scheduling_gates) and not known.scheduling_gates
-
-
-def _has_engine_name(meta: wire.Meta) -> bool:
-    pool, engine = meta.labels.get(names.LABEL_POOL), meta.labels.get(names.LABEL_ENGINE)
-    if not pool or not engine or not names.is_engine_pod(meta.name, meta.labels, pool):
-        return False
-    return names.is_pod_of(meta.name, pool, names.EngineName(engine))
-
-
-def _worsened(before: ObservedPod, after: ObservedPod) -> bool:
-    """Whether something happened that should not wait to be answered."""
-    return (
-        (after.deleting and not before.deleting)
-        or (after.ended and not before.ended)
-        or bool(after.disruption and not before.disruption)
-        or (before.containers_ready and not after.containers_ready)
-    )
 
 
 def _key(meta: wire.Meta) -> PoolKey:

@@ -106,12 +106,8 @@ class Actor:
         self._trials = trials
 
     async def clear_doubts(self, this: Pass) -> Exception | None:
-        """Learn what became of creates that had no answer, and of engines on GPUs that nobody
-        counts and that are out of sight; why not, if that cannot be learnt.
-        """
+        """Learn what became of creates that had no answer; why not, if that cannot be learnt."""
         try:
-            for each in self._view.pods.unseen:
-                await self._executor.look_again(each)
             for name in list(this.memory.unsure):
                 await self._executor.look_for(this.key, name)
                 del this.memory.unsure[name]

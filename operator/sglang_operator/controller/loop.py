@@ -23,6 +23,7 @@ from sglang_operator.cluster.executor import Executor
 from sglang_operator.cluster.lookups import Lookups
 from sglang_operator.cluster.node_store import NodeStore
 from sglang_operator.cluster.recorder import Recorder
+from sglang_operator.cluster.seeking import Seeker
 from sglang_operator.cluster.stores import PodStore, PoolKey, PoolStore
 from sglang_operator.cluster.trainer_store import TrainerStore
 from sglang_operator.controller import words
@@ -151,6 +152,9 @@ class ControlLoop:
                 asyncio.create_task(supervision.kept(i.resource.name, i.run), name=i.resource.name)
                 for i in self.informers
             ]
+            # Also of who is not elected: else it had all to ask for once it is.
+            seeking = supervision.kept("seeker", Seeker(self.client, self.pods).run)
+            streams.append(asyncio.create_task(seeking, name="seeker"))
             try:
                 await self._synced()
                 log.info("in sync: %d pools, %d pods", len(self.pools.known()), len(self.pods))

@@ -15,6 +15,7 @@ from sglang_operator.ask.capacity import Holder
 from sglang_operator.backoff import Backoff
 from sglang_operator.children import kinds, origin, trainer_registry
 from sglang_operator.clocks import steady
+from sglang_operator.cluster import unseen
 from sglang_operator.cluster.outcome import Outcome
 from sglang_operator.cluster.stores import PoolKey
 from sglang_operator.controller import conflicts, history
@@ -107,6 +108,7 @@ class Memory:
     # Names that pods hold which are out of our sight: engines' next pods are called otherwise.
     aside: dict[names.EngineName, int] = field(default_factory=dict)
     vanished: int = 0  # engines that went without a word, when that was last looked at
+    beyond: int = 0  # pods that may hold GPUs of the namespace and are not known one by one
     child_error: str = ""
     child_failing: tuple[str, str] = ("", "")  # kind and name of what that is about
     trial: Trial = field(default_factory=Trial)
@@ -361,6 +363,9 @@ class Memory:
                 label=names.LABEL_MANAGED_BY,
                 selector=names.selector_text(key.name),
             )
+            told.append(Trouble(reason=conditions.POD_REJECTED, message=message))
+        if self.beyond:
+            message = texts.PODS_BEYOND.format(most=unseen.MOST, label=names.LABEL_MANAGED_BY)
             told.append(Trouble(reason=conditions.POD_REJECTED, message=message))
         if crowded:
             engine, pods = min(crowded.items())

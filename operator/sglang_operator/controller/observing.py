@@ -1,7 +1,7 @@
 """The first stage of a pass: what the stores hold of one pool → ``Observed``."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sglang_operator.api import names
 from sglang_operator.children import kinds
@@ -18,6 +18,7 @@ from sglang_operator.observed.moment import Moment
 from sglang_operator.placement.devices import Inventory
 from sglang_operator.placement.seats import TrainerPod
 from sglang_operator.plan import seating
+from sglang_operator.pool.resolve import Pool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,9 +81,8 @@ class Observer:
         own, unread = ends.as_read(pods.own)
         trainers = self._view.trainers(key.namespace)
         published = seating.published(children, key.name, memory.uid)
-        return Observed(
+        observed = Observed(
             neighbours=self._neighbours(key, pods.own),
-            departing=tuple(self._departing(memory.uid)),
             pods=explaining.with_events(memory, own),
             unread=unread,
             taken=pods.taken,
@@ -111,31 +111,58 @@ class Observer:
             handed_on=memory.handed_on,
             leaving=leaving.why(record, namespace_ends=memory.namespace_ends(at.steady)),
         )
+        return self._with_holders(key, memory, observed, at)
+
+    def _with_holders(
+        self, key: PoolKey, memory: Memory, observed: Observed, at: Moment
+    ) -> Observed:
+        """With others' pods that may hold its GPUs, where no scheduler counts these.
+
+        While these are not all known nothing is made.
+        """
+        pool = memory.resolved
+        if not isinstance(pool, Pool) or not pool.placement.seats:
+            memory.beyond = 0
+            return observed
+        memory.beyond = self._view.pods.unseen.beyond(key.namespace)
+        until = at.steady + seating.LOOK_SECONDS if memory.beyond else 0.0
+        seats = seating.of(pool, observed)
+        known = seats.seats.values() if seats is not None else ()
+        gpus = {gpu for of_one in known for seat in of_one for gpu in seat.gpus}
+        return replace(
+            observed,
+            departing=tuple(self._departing(memory.uid, sorted(gpus))),
+            creates_blocked_until=max(memory.blocked_until, until),
+        )
 
     def _neighbours(self, key: PoolKey, own: Iterable[ObservedPod]) -> tuple[str, ...]:
         """The other pools that have engines on its GPUs, where it is told which these are."""
         found = {
             str(entry.pool)
             for pod in own
-            if pod.gpus_seen and pod.node
-            for entry in self._view.pods.on(pod.node)
+            if pod.node
+            for gpu in pod.gpus_seen
+            for entry in self._view.pods.on_gpu(gpu)
             if entry.pool.name and entry.pool != key and entry.pod.may_hold_memory
-            if not set(pod.gpus_seen).isdisjoint(entry.pod.gpus_seen)
+            if entry.pod.node == pod.node
         }
         return tuple(sorted(found))
 
-    def _departing(self, uid: names.Uid) -> Iterator[ObservedPod]:
-        """Pods that may hold GPUs of the trainer and are not the pool's of this UID: on their way
-        out, or of no pool that there is.  Pools that are there share GPUs as told.
+    def _departing(self, uid: names.Uid, gpus: Iterable[str]) -> Iterator[ObservedPod]:
+        """Pods that may hold these GPUs of the trainer and are not the pool's of this UID: on their
+        way out, or of no pool that there is.  Pools that are there share GPUs as told.
         """
-        for entry in self._view.pods.uncounted():
-            if entry.owner == uid or not entry.pod.may_hold_memory:
-                continue
-            pool = entry.pool
-            stays = self._view.pools.has(pool.namespace, pool.name, entry.owner)
-            if entry.pod.deleting or not stays:
-                yield entry.pod
-        yield from (each.pod for each in self._view.pods.unseen)
+        pods, found = self._view.pods, dict[names.Uid, ObservedPod]()
+        for gpu in gpus:
+            for entry in pods.on_gpu(gpu):
+                if entry.owner == uid or not entry.pod.may_hold_memory:
+                    continue
+                pool = entry.pool
+                stays = self._view.pools.has(pool.namespace, pool.name, entry.owner)
+                if entry.pod.deleting or not stays:
+                    found[entry.pod.uid] = entry.pod
+            found |= {each.pod.uid: each.pod for each in pods.unseen.on(gpu)}
+        yield from found.values()
 
     def _former_lease(self, key: PoolKey) -> ObservedChild | None:
         store = self._view.children.get(kinds.LEASE.kind)

@@ -136,6 +136,13 @@ class Decoder(Generic[R]):
                 page.unread.append(error.unread)
         return page
 
+    def any_page(self, body: bytes) -> Page[R]:
+        """Either; raises ValueError for what is no list."""
+        try:
+            return self.page(body)
+        except Exception:  # of one object, or of the list itself
+            return self.page_in_pieces(body)
+
     def event(self, line: bytes) -> WatchEvent[R]:
         """One event of a watch.  Raises anything if it cannot be read."""
         self._refuse(len(line) > MOST_BYTES)
