@@ -33,7 +33,7 @@ class DeletePod:
 
     name: str
     uid: names.Uid
-    resource_version: int
+    resource_version: int | None  # None: in any state
     grace_seconds: int
     reason: str
 

@@ -178,7 +178,7 @@ class Executor:
         except ApiUnreachableError as error:
             outcome.failed, outcome.done = error, False
             if isinstance(action, actions.CreatePod) and not isinstance(error, FencedError):
-                outcome.unsure[action.name] = action.engine
+                outcome.unsure[action.name] = action
         return False
 
     async def _create_pod(self, batch: _Batch, action: actions.CreatePod) -> None:
@@ -197,7 +197,13 @@ class Executor:
         pod = _pod_decoder.object(answer)
         if change := identity.changed(action.body, pod):
             outcome.refuse(kinds.POD, action.name, change)
-            await self._delete_pod(batch, identity.taken_back(pod))
+            delete = identity.taken_back(action.body, pod)
+            try:
+                await self.take_back(batch.key, delete)
+                outcome.deleted += 1
+            except (ApiError, ApiUnreachableError):
+                self._pods.answered(pod)  # nobody else may tell of it
+                outcome.spoilt[delete.uid] = delete
             return
         outcome.created += 1
         self._pods.answered(pod)
@@ -256,10 +262,28 @@ class Executor:
             return False
         outcome.deleted += 1
         outcome.taken.add(action.uid)
-        pod = _pod_decoder.object(answer)
-        if pod.metadata.uid == action.uid and pod.metadata.deletion_timestamp:
-            self._pods.answered(pod)
+        self._take_in(action, answer)
         return True
+
+    async def take_back(self, key: stores.PoolKey, delete: actions.DeletePod) -> None:
+        """Delete a pod that came out otherwise than it was asked for; raises what keeps it."""
+        path = paths.pod(key.namespace, delete.name)
+        try:
+            async with self.work.turn(key.namespace):
+                answer = await self._client.request("DELETE", path, body=_exactly(delete))
+        except ApiError as error:
+            if error.missing:
+                return
+            there = await self.look_for(key, delete.name) if error.status == 409 else None
+            if error.status == 409 and (there is None or there.metadata.uid != delete.uid):
+                return
+            raise
+        self._take_in(delete, answer)
+
+    def _take_in(self, delete: actions.DeletePod, answer: bytes) -> None:
+        pod = _pod_decoder.object(answer)
+        if pod.metadata.uid == delete.uid and pod.metadata.deletion_timestamp:
+            self._pods.answered(pod)
 
     async def look_for(self, key: stores.PoolKey, name: str) -> wire.Pod | None:
         """Take in the pod as it is, if there is one; raises what keeps that from being learnt."""
@@ -436,11 +460,14 @@ def _chained(batch: Sequence[actions.PodAction]) -> list[list[actions.PodAction]
 
 
 def _exactly(delete: actions.DeletePod) -> bytes:
+    exactly = {"uid": str(delete.uid)}
+    if delete.resource_version is not None:
+        exactly["resourceVersion"] = str(delete.resource_version)
     options = {
         "apiVersion": "v1",
         "kind": "DeleteOptions",
         "gracePeriodSeconds": delete.grace_seconds,
-        "preconditions": {"uid": delete.uid, "resourceVersion": str(delete.resource_version)},
+        "preconditions": exactly,
     }
     return orjson.dumps(options)
 

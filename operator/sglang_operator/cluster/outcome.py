@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from enum import Enum
 
+from sglang_operator.actions import CreatePod, DeletePod
 from sglang_operator.api import names
 from sglang_operator.kube.errors import ApiError
 
@@ -29,7 +30,9 @@ class Outcome:
     over_quota: str = ""  # the kind of which that allows no more
     # Kind and name of what is to be created, and why not.
     rejected: list[tuple[str, str, ApiError]] = field(default_factory=list)
-    unsure: dict[str, names.EngineName] = field(default_factory=dict)  # pods that may exist
+    unsure: dict[str, CreatePod] = field(default_factory=dict)  # pods that may exist, by name
+    # Pods that came out otherwise than they were asked for, and could not be taken back yet.
+    spoilt: dict[names.Uid, DeletePod] = field(default_factory=dict)
     # Engines with a pod that is out of our sight, and its attempt.
     aside: dict[names.EngineName, int] = field(default_factory=dict)
     conflicts: list[tuple[str, str]] = field(default_factory=list)  # kind, name of foreign objects

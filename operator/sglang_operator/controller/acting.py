@@ -12,6 +12,7 @@ from sglang_operator.api import names
 from sglang_operator.api.spec import Gang
 from sglang_operator.children import engine_pod, gang_groups
 from sglang_operator.clocks import left, steady
+from sglang_operator.cluster import identity
 from sglang_operator.cluster.dry_runs import DryRuns
 from sglang_operator.cluster.executor import Executor
 from sglang_operator.cluster.outcome import Confirmation, Outcome
@@ -106,14 +107,29 @@ class Actor:
         self._trials = trials
 
     async def clear_doubts(self, this: Pass) -> Exception | None:
-        """Learn what became of creates that had no answer; why not, if that cannot be learnt."""
-        try:
-            for name in list(this.memory.unsure):
-                await self._executor.look_for(this.key, name)
-                del this.memory.unsure[name]
-        except (ApiError, ApiUnreachableError) as error:
-            return error
-        return None
+        """Learn what became of creates that had no answer, and take back what came out of one that
+        no pool would know; why not, if that cannot be done.
+        """
+        memory, failed = this.memory, None
+        for name, create in list(memory.unsure.items()):
+            try:
+                found = await self._executor.look_for(this.key, name)
+            except (ApiError, ApiUnreachableError) as error:
+                return error
+            del memory.unsure[name]
+            if found is not None and (spoilt := identity.spoilt(create.body, found, memory.uid)):
+                memory.spoilt[spoilt.uid] = spoilt
+        for uid, delete in list(memory.spoilt.items()):
+            try:
+                if delete.reason == identity.HIDDEN and self._view.pods.has(uid, memory.uid):
+                    del memory.spoilt[uid]  # somebody put its labels right: it is an engine
+                    continue
+                await self._executor.take_back(this.key, delete)
+            except (ApiError, ApiUnreachableError) as error:
+                failed = failed or error
+            else:
+                del memory.spoilt[uid]
+        return failed
 
     # --- gates
 
@@ -300,10 +316,10 @@ def _is_create(action: actions.PodAction) -> TypeGuard[actions.CreatePod]:
 
 def _possible(batch: Sequence[actions.PodAction], memory: Memory) -> list[actions.PodAction]:
     """The actions whose names are free, and which have no answer to wait for."""
-    unsure = set(memory.unsure.values())
+    unsure = {create.engine for create in memory.unsure.values()}
     return [
         action
         for action in batch
         if ("Pod", action.name) not in memory.conflicts
-        and not (isinstance(action, actions.CreatePod) and action.engine in unsure)
+        and not (_is_create(action) and (memory.spoilt or action.engine in unsure))
     ]

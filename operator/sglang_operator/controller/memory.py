@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
+from sglang_operator.actions import CreatePod, DeletePod
 from sglang_operator.api import conditions, names, texts
 from sglang_operator.ask.capacity import Holder
 from sglang_operator.backoff import Backoff
@@ -104,7 +105,8 @@ class Memory:
     pods_when_refused: int = 0
     conflicts: dict[tuple[str, str], float] = field(default_factory=dict)
     # Creates without an answer: an engine's next pod might get another name beside that one.
-    unsure: dict[str, names.EngineName] = field(default_factory=dict)
+    unsure: dict[str, CreatePod] = field(default_factory=dict)
+    spoilt: dict[names.Uid, DeletePod] = field(default_factory=dict)  # pods to be taken back
     # Names that pods hold which are out of our sight: engines' next pods are called otherwise.
     aside: dict[names.EngineName, int] = field(default_factory=dict)
     vanished: int = 0  # engines that went without a word, when that was last looked at
@@ -149,6 +151,11 @@ class Memory:
         if not creating and coming <= MANY_COMING:
             return 0.0
         return max(0.0, self.known_since + NEW_SECONDS - time.monotonic())
+
+    @property
+    def in_doubt(self) -> bool:
+        """Whether it is yet to be learnt what came out of creates."""
+        return bool(self.unsure or self.spoilt)
 
     def out_of_sight(self) -> dict[tuple[str, str], ObservedChild]:
         """A Lease of somebody else, without our labels, that was met where the pool's should be."""
@@ -251,6 +258,7 @@ class Memory:
         """
         self.note_conflicts(outcome, now)
         self.unsure |= outcome.unsure
+        self.spoilt |= outcome.spoilt
         self.aside |= outcome.aside
         if outcome.stop:
             self.proven_until = 0.0

@@ -123,7 +123,7 @@ class Reconciler:
         """Read, decide, act, tell; and who wants to look again."""
         decide = partial(self._decider.decide, pool=pool)
         doubt = None
-        if this.memory.unsure:
+        if this.memory.in_doubt:
             doubt = await self._beside_gates(this, decide, self._actor.clear_doubts(this))
         all_read = await self._observer.read_ends(this.key)
         if self._by_now(this) is None:

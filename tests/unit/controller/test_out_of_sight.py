@@ -13,7 +13,7 @@ from sglang_operator.cluster import seeking, unseen
 from sglang_operator.cluster.stores import PoolKey
 from sglang_operator.controller import memory
 from sglang_operator.kube import paths
-from sglang_operator.kube.errors import ApiUnreachableError
+from sglang_operator.kube.errors import ApiError, ApiUnreachableError
 from tests.builders import guide_spec
 from tests.unit.controller import fake_api
 from tests.unit.controller.test_trainers import (
@@ -195,6 +195,103 @@ def test_a_pool_of_which_more_are_hidden_than_are_kept_makes_none_and_says_why(m
                 await api.request("DELETE", paths.pod("rl", pod["metadata"]["name"]))
             await api.until(lambda: api.reason(*KEY) == "PoolReady", 10)
             assert len(engines(api)) == 4
+
+    asyncio.run(story())
+
+
+# --- pods that come out otherwise than they were asked for
+
+
+class Relabelling(Choosing):
+    """A policy changes what is made; a scheduler binds it before its delete arrives."""
+
+    policy = True
+    refused = 0  # deletes that are yet to meet an error
+    deletes = 0
+
+    def _create(self, collection: str, content: Any) -> Any:
+        if collection.endswith("/pods") and self.policy:
+            content["metadata"]["labels"][names.LABEL_MANAGED_BY] = "platform"
+        return super()._create(collection, content)
+
+    async def request(self, method: str, path: str, **rest: Any) -> bytes:
+        if method == "DELETE" and path in self.objects and "/pods/" in path:
+            self.policy = False
+            self.deletes += 1
+            self.touch(path, {"spec": {"nodeName": "gpu-0"}})
+            if self.refused:
+                self.refused -= 1
+                raise ApiError(500, "InternalError", "etcd: request timed out", None)
+        return await super().request(method, path, **rest)
+
+
+@pytest.mark.parametrize("refused", [0, 3])
+def test_a_pod_that_no_pool_would_know_is_taken_back_whatever_became_of_it(refused):
+    """Its delete named the version that was answered: a scheduler was quicker, and it ran on."""
+
+    async def story() -> None:
+        api = Relabelling()
+        api.refused = refused
+        async with fake_api.operator(api, watch_nodes=False) as room:
+            api.make(*KEY)
+            await api.until(lambda: api.up(*KEY))
+            assert api.deletes == refused + 1
+            assert [
+                pod["metadata"]["labels"][names.LABEL_MANAGED_BY] for pod in api.pods("rl")
+            ] == [names.MANAGED_BY]
+            await api.until(lambda: not room.pods.unseen and len(room.pods) == 1)
+
+    asyncio.run(story())
+
+
+def test_none_is_made_beside_a_pod_that_is_yet_to_be_taken_back():
+    async def story() -> None:
+        api = Relabelling()
+        api.refused = 10**6
+        async with fake_api.operator(api, watch_nodes=False):
+            api.make(*KEY)
+            await api.until(lambda: api.deletes > 3)
+            assert api.seen.count(("POST", paths.pods("rl"))) == 1
+            api.refused = 0
+            await api.until(lambda: api.up(*KEY), 20)
+
+    asyncio.run(story())
+
+
+def test_one_whose_labels_are_put_right_before_it_could_be_taken_back_is_an_engine():
+    async def story() -> None:
+        api = Relabelling()
+        api.refused = 10**6
+        async with fake_api.operator(api, watch_nodes=False):
+            api.make(*KEY)
+            await api.until(lambda: api.deletes > 1)
+            hide(api, FIRST, names.MANAGED_BY)
+            await api.until(lambda: api.up(*KEY), 20)
+            api.refused, before = 0, api.deletes
+            await asyncio.sleep(0.5)
+            assert api.deletes == before
+            assert FIRST in api.objects
+
+    asyncio.run(story())
+
+
+def test_what_a_create_without_an_answer_has_made_is_looked_at_as_its_answer_would_be():
+    async def story() -> None:
+        api = Relabelling()
+        create = api.request
+
+        async def unanswered(method: str, path: str, **rest: Any) -> bytes:
+            answer = await create(method, path, **rest)
+            if method == "POST" and path == paths.pods("rl") and api.policy:
+                raise ApiUnreachableError("no answer in time")
+            return answer
+
+        api.request = unanswered  # type: ignore[method-assign]
+        async with fake_api.operator(api, watch_nodes=False):
+            api.make(*KEY)
+            await api.until(lambda: api.up(*KEY))
+            assert ("DELETE", FIRST) in api.seen
+            assert len(api.pods("rl")) == 1
 
     asyncio.run(story())
 
