@@ -104,7 +104,6 @@ COVERED_BY = {
     "cluster/pod_entry.py": "cluster/test_stores.py",
     "cluster/pool_key.py": "cluster/test_stores.py",
     "cluster/writer.py": "cluster/test_executor.py",
-    "controller/acting.py": "controller/test_reconcile.py",
     "controller/conflicts.py": "controller/test_memory.py",
     "controller/coverage.py": "controller/test_refused_namespace.py",
     "controller/deciding.py": "controller/test_reconcile.py",

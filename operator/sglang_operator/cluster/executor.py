@@ -9,6 +9,7 @@ import contextlib
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import orjson
@@ -49,7 +50,7 @@ class _Batch:
     key: stores.PoolKey
     owner: names.Uid
     outcome: Outcome
-    creating: Callable[[], bool]  # whether what it creates is still wanted
+    creating: Callable[[actions.CreatePod], bool]  # whether that is still wanted
     current: Callable[[actions.DeletePod], actions.DeletePod | None]
 
 
@@ -91,6 +92,7 @@ class Executor:
         confirm: Callable[[], Coroutine[None, None, Confirmation]] | None,
         go_on: Callable[[], bool],
         current: Callable[[actions.DeletePod], actions.DeletePod | None] = lambda delete: delete,
+        wanted: Callable[[actions.CreatePod], bool] = lambda create: True,
         proven: bool = False,
     ) -> Outcome:
         """Perform deletes and creates until done, refused, or told by ``go_on`` to stop.
@@ -107,7 +109,8 @@ class Executor:
         A create that comes ``after`` a pod goes out once that one's delete is taken: both of an
         engine would run, if it is refused.
 
-        ``current`` is asked of each delete in its turn: the pod as it is by then, None if it stays.
+        ``current`` is asked of each delete in its turn: the pod as it is by then, None if it stays;
+        ``wanted`` of each create, whether it is still to be made, and as it was planned.
 
         ``proven``: creates of this very pool went through a moment ago, so the whole window is
         used from the start, unless there is something to confirm.
@@ -126,7 +129,13 @@ class Executor:
         def creating() -> bool:
             return go_on() and not outcome.stop and self._asked_for(key, asked)
 
-        together = _Batch(key=key, owner=owner, outcome=outcome, creating=creating, current=current)
+        together = _Batch(
+            key=key,
+            owner=owner,
+            outcome=outcome,
+            creating=lambda create: creating() and wanted(create),
+            current=current,
+        )
 
         async def work() -> None:
             for step in steps:
@@ -184,7 +193,8 @@ class Executor:
     async def _create_pod(self, batch: _Batch, action: actions.CreatePod) -> None:
         path, outcome = paths.pods(batch.key.namespace), batch.outcome
         try:
-            answer = await self.work.create(batch.key.namespace, path, action.body, batch.creating)
+            wanted = partial(batch.creating, action)
+            answer = await self.work.create(batch.key.namespace, path, action.body, wanted)
         except UnwantedError:
             outcome.done = False
             return

@@ -26,6 +26,7 @@ from sglang_operator.kube.errors import (
     ApiUnreachableError,
 )
 from sglang_operator.observed.model import ObservedPod
+from sglang_operator.placement.seats import Seat
 from sglang_operator.plan.plan import CreateEngine, Plan
 from sglang_operator.pool.resolve import Pool
 from sglang_operator.status import nodes
@@ -34,6 +35,8 @@ from sglang_operator.status import nodes
 ACTING_SECONDS = 20.0
 # Groups of pods that are made at a time; the executor's window bounds them too.
 AT_ONCE = 16
+
+_Place = tuple[names.EngineName, int, int]  # the engine, its attempt, and the pod's node rank
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +55,8 @@ class Acting:
     def __init__(self, plan: Plan) -> None:
         self._asked = _asked(plan)
         self._removals = {removal.pod.uid: removal.pod for removal in plan.removals}
+        self._made = self._creates = _creates(plan)
+        self._seating = plan.seating
         self.stopped = False
         self._has_more = False
         self._until: float | None = None  # monotonic; None: nothing was begun
@@ -63,6 +68,7 @@ class Acting:
     def look(self, fresh: Plan) -> None:
         """This is what is to be done by now: what is more than was known is planned anew."""
         self._removals = {removal.pod.uid: removal.pod for removal in fresh.removals}
+        self._creates, self._seating = _creates(fresh), fresh.seating
         if any(_create(name) in self._asked for name in fresh.turned):
             self.stop()  # their GPUs are the trainer's by now
         self._has_more = self._has_more or not _asked(fresh) <= self._asked
@@ -75,6 +81,18 @@ class Acting:
             self._until = time.monotonic() + ACTING_SECONDS
             return True
         return not self._has_more and time.monotonic() < self._until
+
+    def wanted(self, create: actions.CreatePod) -> bool:
+        """Whether the pod is to be made by now, and where it was to be.
+
+        One that comes after a delete is not planned any more once that is taken: its seat tells.
+        """
+        place = (create.engine, names.attempt_of(create.name), names.node_rank_of(create.name) or 0)
+        planned = self._made.get(place)
+        if create.after is None or place in self._creates:
+            return place in self._creates and self._creates[place] == planned
+        seats = self._seating.seats.get(create.engine, ()) if self._seating is not None else ()
+        return planned is None or planned in seats
 
     def current(self, delete: actions.DeletePod) -> actions.DeletePod | None:
         """The delete of the pod as it is seen by now; None if it is to stay by now."""
@@ -92,6 +110,15 @@ def _asked(plan: Plan) -> set[str]:
 
 def _create(engine: names.EngineName) -> str:
     return f"create {engine}"
+
+
+def _creates(plan: Plan) -> dict[_Place, Seat | None]:
+    """The pods that are to be made, and where."""
+    return {
+        (create.engine.name, create.attempt, rank): create.seats[rank] if create.seats else None
+        for create in plan.creates
+        for rank in create.node_ranks
+    }
 
 
 def _removal(uid: names.Uid) -> str:
@@ -197,6 +224,7 @@ class Actor:
             confirm=None if asked and not plan.removals else lambda: self._confirm(this),
             go_on=acting.goes_on,
             current=acting.current,
+            wanted=acting.wanted,
             proven=steady() < memory.proven_until,
         )
         outcome.beside(before)
