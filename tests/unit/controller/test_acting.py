@@ -9,7 +9,6 @@ from tests.builders import guide_spec
 from tests.unit.controller import fake_api
 from tests.unit.controller.test_trainers import (
     KEY,
-    SHARED,
     SLOTS,
     engines,
     nodes,
@@ -17,7 +16,7 @@ from tests.unit.controller.test_trainers import (
     run_trainer,
     trainer,
 )
-from tests.unit.placement.trainers import a_slot
+from tests.unit.placement.trainers import SHARED, a_slot
 
 
 class Slow(fake_api.Api):

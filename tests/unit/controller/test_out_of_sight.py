@@ -17,14 +17,13 @@ from sglang_operator.kube.errors import ApiError, ApiUnreachableError
 from tests.builders import guide_spec
 from tests.unit.controller import fake_api
 from tests.unit.controller.test_trainers import (
-    SHARED,
     SLOTS,
     a_pool_that_joined,
     engines,
     publish,
     run_trainer,
 )
-from tests.unit.placement.trainers import a_slot
+from tests.unit.placement.trainers import SHARED, a_slot
 
 KEY = PoolKey("rl", "pool")
 FIRST = paths.pod("rl", "pool-g0-1-0")
@@ -140,6 +139,7 @@ def test_a_namespace_that_refuses_reads_is_no_reason_to_leave_another_pool_witho
             await api.until(lambda: not left[0])
             await api.until(lambda: an_engines_pod(api), 10)
             await api.until(lambda: api.up(*KEY), 10)
+            assert room.reconciler is not None
             assert not room.reconciler._memories[KEY].acting.count
 
     asyncio.run(story())
