@@ -50,7 +50,7 @@ MUTANTS = (
         harm="a pod that carries our labels counts as ours, whoever controls it",
         edits=(
             Edit(
-                path="cluster/stores.py",
+                path="cluster/pod_entry.py",
                 before="    elif controller is None and _has_engine_name(meta):\n",
                 after="    elif names.LABEL_POOL in meta.labels:\n",
             ),
@@ -86,8 +86,7 @@ MUTANTS = (
         "no-delete-preconditions",
         "a delete meant for one pod hits whatever has its name by then",
         "cluster/executor.py",
-        '        "preconditions": {"uid": delete.uid, '
-        '"resourceVersion": str(delete.resource_version)},\n',
+        '        "preconditions": exactly,\n',
         "",
     ),
     _mutant(
@@ -179,7 +178,7 @@ MUTANTS = (
         "older-wins",
         "an older state of a pod overwrites a newer one",
         "cluster/stores.py",
-        "        if known and not _is_news(record, known.pod):\n            return\n",
+        "        if known and not pod_entry.is_news(record, known.pod):\n            return\n",
         "",
     ),
     Mutant(
