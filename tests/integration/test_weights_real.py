@@ -172,7 +172,8 @@ def test_a_second_trainer_is_refused_in_words_and_has_its_turn_later(pool, train
 def test_a_trainer_that_dies_has_aborted_and_who_is_connected_waits_for_whole_weights(pool, train):
     url = f"{service(pool)}/generate"
     write(train(), "before")
-    order = trainer.Order(program="sync", holder="trainer-x", version="torn", holds=frozenset({24}))
+    amid = frozenset({"after /update_weights_from_tensor"})
+    order = trainer.Order(program="sync", holder="trainer-x", version="torn", holds=amid)
 
     def dies_amid_its_buckets():
         process, talk = trainer.spawn(_place(pool), order)
