@@ -37,6 +37,11 @@ OTHER_GPU = (
     "would die of that. Each of the trainer's pods has to see its GPUs in the order in which it "
     "published them (CUDA_DEVICE_ORDER=PCI_BUS_ID), and node ranks have to be ROLL's (NODE_RANK)"
 )
+OTHER_COUNT = (
+    "the trainer hands over {given} handles for the {found} GPUs of engine {rank} ({engine}): each "
+    "rank of it takes its own, and it would die of that. ROLL gathers one from each GPU of the "
+    "worker (num_gpus_per_worker); all of them have to be the trainer's too"
+)
 OTHER_FOLDER = (
     "no engine has its lock in {folder} of this pod, though engines of the pool {pool} run on its "
     "GPUs: trainer and engines have no folder in common there, and an engine dies of the first "

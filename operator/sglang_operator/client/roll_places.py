@@ -110,28 +110,39 @@ class RollPlaces:
     def body(self, handles: Sequence[str], engine: Engine) -> Json:
         """A bucket of ROLL's for the engine, one handle for each of its GPUs.
 
-        Raises Unsupported for memory of a GPU that the engine does not have.
+        Raises Unsupported for memory of a GPU that the engine does not have, and for other than
+        one for each: a rank of the engine ends over a handle that it does not find.
         """
         if not self.shares:
             raise Unsupported(colocated.refusal(self._worker) or texts.HANDLES)
-        ids, per_node = colocated.ids_of(self._worker), self._per_node
-        for handle, device in zip(handles, ids, strict=False):
-            index = device % per_node
-            wanted = self._gpus[index] if index < len(self._gpus) else ""
-            given = _gpus_of(handle)
-            if wanted and given and wanted not in given:
-                found = texts.OTHER_GPU.format(
-                    given=", ".join(sorted(given)),
-                    rank=engine.rank,
-                    engine=engine.engine,
-                    found=wanted,
-                )
-                raise Unsupported(found)
+        ids, named = colocated.ids_of(self._worker), {"rank": engine.rank, "engine": engine.engine}
+        if len(handles) != len(ids):
+            words = texts.OTHER_COUNT.format(given=len(handles), found=len(ids), **named)
+            raise Unsupported(words)
+        for handle, device in zip(handles, ids, strict=True):
+            wanted, given = self._known(device, engine), set(_gpus_of(handle))
+            if wanted and given and given.isdisjoint(wanted):
+                shown, found = ", ".join(sorted(given)), ", ".join(sorted(wanted))
+                raise Unsupported(texts.OTHER_GPU.format(given=shown, found=found, **named))
         return {
             "load_format": "flattened_bucket",
             "flush_cache": False,
             "serialized_named_tensors": list(handles),
         }
+
+    def _known(self, device: int, engine: Engine) -> Collection[str]:
+        """The GPUs of which this id may be one; empty: not known.
+
+        This pod sees its own alone.  Of an engine that spans nodes the rest are in the trainer's
+        other pods, and of those it is known at most that the engine has them.
+        """
+        node, index = divmod(device, self._per_node)
+        if not self._gpus:
+            return ()
+        if node == colocated.node_rank(self._worker):
+            return self._gpus[index : index + 1]
+        others = set(engine.uuids) - set(self._gpus)
+        return others if len(engine.uuids) == engine.gpus else ()
 
     @property
     def _per_node(self) -> int:

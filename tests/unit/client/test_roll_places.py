@@ -254,6 +254,44 @@ def test_a_handle_of_another_gpu_is_refused_before_anything_is_begun(roll, reach
         run(story, joined(reach(world)), colocated(roll))
 
 
+def of_two_nodes(*, per_node=2, uuids=()):
+    """The places of a worker of four GPUs, whose pod sees those of its own node, and its engine."""
+    mapping = SimpleNamespace(device_mapping=[0, 1, 2, 3], name="actor_infer")
+    config = SimpleNamespace(num_gpus_per_node=per_node, actor_infer=mapping, actor_train=mapping)
+    worker = SimpleNamespace(rank=0, world_size=1, pipeline_config=config)
+    places = roll_places.RollPlaces(worker, SimpleNamespace(name="pool"))
+    places.shares, places._gpus = True, tuple(gpu(0, index) for index in range(per_node))
+    return places, SimpleNamespace(rank=0, engine="g0-3", gpus=4, uuids=uuids)
+
+
+SPANNED = [gpu(node, index) for node in range(2) for index in range(2)]
+
+
+@pytest.mark.parametrize("uuids", [(), tuple(SPANNED), (SPANNED[0],)], ids=["untold", "told", "one"])
+def test_of_an_engine_that_spans_nodes_the_other_pods_gpus_are_not_looked_up_in_this_one(uuids):
+    places, engine = of_two_nodes(uuids=uuids)
+    given = [handle(each) for each in SPANNED]
+    assert places.body(given, engine)["serialized_named_tensors"] == given
+    with pytest.raises(Unsupported, match=f"is on {gpu(0, 0)}"):
+        places.body([given[1], given[0], *given[2:]], engine)
+
+
+def test_what_is_told_of_the_gpus_in_other_pods_is_looked_at():
+    places, engine = of_two_nodes(uuids=tuple(SPANNED))
+    for wrong in (gpu(2, 0), gpu(0, 1)):
+        with pytest.raises(Unsupported, match=f"of GPU {wrong}, .* is on {gpu(1, 0)}, {gpu(1, 1)}"):
+            places.body([handle(each) for each in (*SPANNED[:3], wrong)], engine)
+
+
+@pytest.mark.parametrize("count", [0, 3, 5])
+def test_other_than_one_handle_for_each_gpu_is_refused(count):
+    places, engine = of_two_nodes(per_node=4)
+    given = [handle(gpu(0, index)) for index in range(count)]
+    words = rf"{count} handles for the 4 GPUs of engine 0 \(g0-3\)"
+    with pytest.raises(Unsupported, match=words):
+        places.body(given, engine)
+
+
 def test_ids_in_common_on_a_pool_with_gpus_of_its_own_name_the_mode_to_use(roll, reach):
     with FakePool() as world:
         with pytest.raises(Unsupported, match=r"Give the pool placement\.mode Shared"):
