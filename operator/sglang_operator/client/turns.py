@@ -101,7 +101,9 @@ async def only_awaited(
     if state.phase in _SLEPT:
         return None
     registry = part(await pool.fresh())
-    if any(state.trainers.has(engine.devices) for engine in registry.engines):
+    # Of GPUs without an engine a wake of all clears the record: nobody else would.
+    left = not devices and bool(state.trainers)
+    if left or any(state.trainers.has(engine.devices) for engine in registry.engines):
         return await _given_back(pool, devices, wait=0.0)
     return state if any(not engine.up for engine in registry.engines) else None
 

@@ -50,13 +50,21 @@ def leaves_alone(pool: Pool, observed: Observed) -> bool:
 
 
 def trainers_turn(pool: Pool, observed: Observed) -> Waits | None:
-    """What the trainer has the engines for; None: it does not have them."""
+    """What the trainer has the engines for; None: it does not have them.
+
+    GPUs that no engine of the pool is on, as it was scaled since, or the trainer has more than
+    those, keep nobody waiting: no wake is about them.
+    """
     lease = _lease(pool, observed)
     # What one says that is not kept whole is not known: a sync may be running.
     if lease is not None and not lease.whole:
         return Waits.FOR_SYNC
     held = _HELD.get(read(lease.body).phase) if lease is not None else None
-    return held or (Waits.FOR_WAKE if taken(pool, observed) else None)
+    if held is not None:
+        return held
+    turn = taken(pool, observed)
+    has = any(turn.has(engine.devices) for engine in pool.engines)
+    return Waits.FOR_WAKE if has else None
 
 
 def taken(pool: Pool, observed: Observed) -> Turn:

@@ -24,7 +24,7 @@ class Turn:
     but: bool = False
 
     def __bool__(self) -> bool:
-        """Whether it has any."""
+        """Whether it has any: those without an engine count too (``has`` asks for one's)."""
         return self.but or bool(self.ids)
 
     def has(self, devices: Collection[int]) -> bool:

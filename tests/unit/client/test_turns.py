@@ -112,6 +112,13 @@ def test_a_lease_that_was_lost_is_given_back_by_wake_and_who_slept_sleeps_on(wor
     assert set(world.state.asleep) == set(runs), "the next sync wakes them"
 
 
+@pytest.mark.parametrize("turn", [Turn(frozenset(range(6)), but=True), Turn(frozenset({8, 9}))])
+def test_a_wake_gives_back_gpus_that_no_engine_is_on(world, pool, turn):
+    world.write_lease(Transaction(phase=Phase.ABORTED, id="x", turn=turn))
+    assert pool.wake().trainers == ENGINES
+    assert world.state.trainers == ENGINES
+
+
 def test_nobody_takes_back_what_another_trainer_has(world, pool):
     with a_pool(world, "trainer-b") as first:
         first.sleep(settle=0)

@@ -188,6 +188,25 @@ def test_a_rollout_leaves_the_engines_alone_for_as_long_as_any_gpu_is_the_traine
     assert found.waiting.what is Waits.FOR_WAKE
 
 
+IDS = frozenset(device for engine in POOL.running for device in engine.devices)
+
+
+@pytest.mark.parametrize(
+    "turn",
+    [Turn(IDS, but=True), Turn(frozenset({max(IDS) + 1, max(IDS) + 2}))],
+    ids=["given back by their ids", "scaled away"],
+)
+def test_gpus_that_no_engine_is_on_keep_no_rollout_waiting(turn):
+    pods = [dataclasses.replace(pod, revision="before") for pod in running()]
+    state = steps.ended(asleep(pods), "b", message="by force", now=NOW)
+    state = dataclasses.replace(state, turn=turn, asleep=(), released=())
+    found = planned_by(state, pods)
+    assert found.removals
+    assert found.waiting is None or found.waiting.what is not Waits.FOR_WAKE
+    one = dataclasses.replace(state, turn=turn.taken(Turn(frozenset(FIRST.devices[:1]))))
+    assert planned_by(one, pods).waiting.what is Waits.FOR_WAKE
+
+
 def test_no_engine_runs_again_in_its_pod_by_itself():
     for pool in (POOL, UNGATED):
         spec = engine_pod.template(pool)["spec"]
