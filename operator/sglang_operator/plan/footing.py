@@ -37,6 +37,7 @@ class LiveGroups:
     unseated: Set[EngineName] = frozenset()  # wanted ones that would have no seat now
     amid: bool = False  # a trainer's step is under way
     covered: Set[str] = frozenset()  # the instances that hold what was committed last
+    in_step: Set[str] = frozenset()  # the same, whether or not gates are closed before others
     now: float = 0.0
 
     def rollout_state(self, observed: Observed) -> RolloutState:
@@ -80,6 +81,7 @@ class LiveGroups:
             for name, group in self.beside.items()
             if (due := self._cramped_from(group, observed)) and due <= self.now
         )
+        alive = {n: g for n, g in kept.items() if self._is_up(g) or g.answered}
         up = {name for name, group in self.beside.items() if self._is_up(group)}
         lacking_up = {
             name: turns.fetches(group, pool, observed)
@@ -92,10 +94,11 @@ class LiveGroups:
             pods=pool.nodes,
             max_unavailable=pool.max_unavailable,
             serving=frozenset(n for n, group in kept.items() if serves(group, self._health(group))),
-            alive=sum(
+            alive=sum(sizes.get(name, pool.gpus) for name in alive),
+            in_step=sum(
                 sizes.get(name, pool.gpus)
-                for name, group in kept.items()
-                if self._is_up(group) or group.answered
+                for name, group in alive.items()
+                if group.instance in self.in_step
             ),
             sizes=sizes,
             closed=frozenset(name for name in lacking if pool.accepts(kept[name].revision)),

@@ -21,7 +21,7 @@ A new engine beside an old one is synced in its place (``plan/heirs``).  Where i
 waits for, without which there is no sync, it goes again: it serves nobody.
 
 In the middle of a trainer's step (``turns.amid_a_step``) none goes that serves; new ones come up
-beside them.
+beside them.  But so many go as fewer are wanted: as the step's own engines are more than enough.
 
 What a commit covers is about to serve: until its gate is seen to be open it counts like an engine
 that misses a probe.
@@ -102,13 +102,14 @@ class _Change(Budget):
         Where room has to be found by the node, which of them go is decided with it.
         """
         surplus, kept = self._surplus(), self.lent + self._standing_in()
+        spared = self.spared or self.state.amid
         for name, old in sorted(
             ((name, self.state.obsolete[name]) for name in self.aside),
             key=lambda found: (found[1].devices, found[0]),
             reverse=True,
         ):
             by_room = self.reshaped or (self.state.stuck and not self._fits_in(old))
-            if old.lives and (self.spared or by_room) and old.gpus > surplus:
+            if old.lives and (spared or by_room) and old.gpus > surplus:
                 continue
             if self._affords({name}, kept):
                 surplus -= old.gpus if old.lives else 0
@@ -119,10 +120,17 @@ class _Change(Budget):
         return max((self._cost(self._blockers(e)) for e in self.state.wanted), default=0)
 
     def _surplus(self) -> int:
-        """GPUs of living engines beyond what the pool needs, whichever engines have them."""
+        """GPUs of living engines beyond what the pool needs, whichever engines have them.
+
+        Amid a step those count that it began with: what came up since came in place of others.
+        """
         state = self.state
-        olds = [old for old in state.obsolete.values() if old.lives]
-        return sum(old.gpus for old in olds) + state.alive - len(state.wanted) * state.gpus
+        if state.amid:
+            olds = [old for old in state.obsolete.values() if old.serves or old.falters]
+        else:
+            olds = [old for old in state.obsolete.values() if old.lives]
+        alive = state.in_step if state.amid else state.alive
+        return sum(old.gpus for old in olds) + alive - len(state.wanted) * state.gpus
 
     def remove_idle(self) -> None:
         """What serves nobody stands in for nobody, unless it only misses a probe.
@@ -335,16 +343,25 @@ class _Change(Budget):
         if self.lacks_room is not None:
             return self.lacks_room
         if self.unsyncable and not self.state.fetching:
-            return None  # more go as soon as those that are on their way are up
+            # More go as soon as those that are on their way are up, and serving ones between steps.
+            return self._for_window()
         if left <= self.aside and self._on_the_way(self.come | self.state.closed):
             return None
-        if self._comes_first() or self.gone or self.state.failing or self.retreating():
+        if self._goes_on():
             return None
         if lacking := len(self.state.closed) + len(self.state.awaiting):
             return Waiting(what=Waits.FOR_WEIGHTS, engines=lacking)
-        if self.state.amid and not self._in_progress():
-            return Waiting(what=Waits.FOR_WINDOW)
-        return None
+        return self._for_window()
+
+    def _for_window(self) -> Waiting | None:
+        """That the rest waits for the end of a step, and for nothing else."""
+        if not self.state.amid or self._goes_on() or self._in_progress():
+            return None
+        return Waiting(what=Waits.FOR_WINDOW)
+
+    def _goes_on(self) -> bool:
+        """Whether something comes or goes already, or may not for what has failed."""
+        return bool(self._comes_first() or self.gone or self.state.failing or self.retreating())
 
     def _comes_first(self) -> bool:
         """Whether a new engine is on its way up beside an old one."""

@@ -47,6 +47,7 @@ class RolloutState:
     max_unavailable: int
     serving: Set[EngineName]  # wanted engines that clients reach, whichever revision they run
     alive: int = 0  # GPUs of wanted engines that run and have answered, whichever revision
+    in_step: int = 0  # of these such as the trainer's step that is under way began with
     # GPUs that the groups of wanted engines have, where those are not of the pool's revision.
     sizes: Mapping[EngineName, int] = field(default_factory=dict)
     closed: Set[EngineName] = frozenset()  # of the present revision, up, and without weights

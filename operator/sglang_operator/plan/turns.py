@@ -120,8 +120,13 @@ def amid_a_step(pool: Pool, observed: Observed, now: float) -> bool:
 
 def covered(pool: Pool, observed: Observed) -> Set[str]:
     """The instances whose gates are open by the last commit, or about to be."""
+    return in_step(pool, observed) if pool.gated else frozenset()
+
+
+def in_step(pool: Pool, observed: Observed) -> Set[str]:
+    """The instances that the last commit covers, with which the trainer's step began."""
     lease = _lease(pool, observed)
-    if lease is None or not pool.gated:
+    if lease is None:
         return frozenset()
     current = read(lease.body)
     return current.instances if current.phase is Phase.COMMITTED else frozenset()

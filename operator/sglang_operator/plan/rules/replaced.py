@@ -35,6 +35,7 @@ def make_way_for_the_new(planner: Planner) -> None:
         unseated=frozenset(planner.without_seat),
         amid=planner.amid,
         covered=turns.covered(planner.pool, planner.observed),
+        in_step=turns.in_step(planner.pool, planner.observed),
         tried=frozenset(n for n, found in planner.engines.items() if planner.tried(found)),
         now=planner.now,
     )
