@@ -30,13 +30,24 @@ def wanted(pool: Pool, observed: Observed) -> Iterator[Json]:
         for (kind, name), child in observed.children.items()
         if kind == KIND and child.owner == pool.owner.uid
     }
+    listed = {each.claim_name for each in pool.spec.placement.slot.claims}
     for name in sorted({*by_name, *there}):
         claim, child = by_name.get(name), there.get(name)
         if child is None:
             if claim is not None:
                 yield _body(pool.owner, claim)
+        elif (claim is None and name in listed) or not _is_ours(pool.owner, name, child):
+            yield _left_alone(pool.owner, child)
         elif _stays(claim, child, _seen(pool, observed, name)):
             yield _as_it_is(pool.owner, child)
+
+
+def _is_ours(owner: Owner, name: str, child: ObservedChild) -> bool:
+    """Whether the operator made it, and not somebody else who had the pool own it."""
+    if not names.is_claim_name(name, owner.name):
+        return False
+    annotations = child.body["metadata"].get("annotations") or {}
+    return not child.whole or names.ANNOTATION_MADE_OF in annotations
 
 
 def _seen(pool: Pool, observed: Observed, name: str) -> DeviceClaim | None:
@@ -57,6 +68,13 @@ def _stays(claim: WantedClaim | None, child: ObservedChild, seen: DeviceClaim | 
 def _body(owner: Owner, claim: WantedClaim) -> dict[str, Any]:
     body = metadata.child(owner, API, KIND, claim.name, COMPONENT, spec=dict(claim.spec))
     body["metadata"]["annotations"] = {names.ANNOTATION_MADE_OF: claim.made_of}
+    return body
+
+
+def _left_alone(owner: Owner, child: ObservedChild) -> dict[str, Any]:
+    """Also what is the operator's to write of its own: whose it is, whoever uses it decides."""
+    body = _as_it_is(owner, child)
+    body["metadata"]["labels"] = dict(child.body["metadata"].get("labels") or {})
     return body
 
 

@@ -9,6 +9,7 @@ is to be of one node is so before the trainer's pod is there, and that pod names
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+from typing import Any
 
 from sglang_operator.api import conditions, errors, names, syntax, texts
 from sglang_operator.api.names import EngineName
@@ -240,7 +241,12 @@ class _Claims:
         if self._seen.inventory is None:
             return ""
         claim, name = self._found.get(rank), self._names[rank]
-        told = {"claim": name, "node_rank": rank}
+        told: dict[str, Any] = {"claim": name, "node_rank": rank}
+        others = (
+            r for r, each in self._wanted.items() if rank in self._given and each.name == name
+        )
+        if (other := next(others, None)) is not None:
+            return words.CLAIM_OF_ANOTHER.format(other=other, **told)
         if claim is None:
             text = words.CLAIM_MISSING if rank in self._given else words.CLAIM_COMING
             return text.format(**told)

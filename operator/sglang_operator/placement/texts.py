@@ -34,6 +34,10 @@ CLAIM_TAKEN = (
     "ResourceClaim {claim}, which is to have the GPUs of node rank {node_rank}, is somebody "
     "else's: remove it, or name it in placement.slot.claims"
 )
+CLAIM_OF_ANOTHER = (
+    "ResourceClaim {claim}, which placement.slot.claims names for node rank {node_rank}, is that "
+    "of node rank {other}, and two node ranks would have the same GPUs: name another"
+)
 CLAIM_ANEW = (
     "ResourceClaim {claim}, of node rank {node_rank}, is made anew: for the GPUs that it had, and "
     "as the spec is now"

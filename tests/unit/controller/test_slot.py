@@ -127,6 +127,74 @@ def test_where_claims_are_not_served_the_pool_says_so_and_has_no_pod(status):
     asyncio.run(story())
 
 
+def a_listing(name: str) -> dict[str, Any]:
+    return {**SLOT, "slot": {"claims": [{"nodeRank": 0, "claimName": name}]}}
+
+
+def writes(api: fake_api.Api) -> list[tuple[str, str]]:
+    """What was done to claims."""
+    return [each for each in api.calls if "resourceclaims" in each[1] and each[0] != "GET"]
+
+
+def test_a_claim_of_the_pools_own_that_is_listed_is_left_to_whoever_listed_it():
+    async def story() -> None:
+        api = fake_api.Api()
+        publish(api)
+        async with fake_api.operator(api, **SERVED):
+            api.make(*KEY, placement=SLOT)
+            await api.until(lambda: engines(api))
+            (pod,) = engines(api)
+            allocate(api, 1, pod["metadata"]["name"])
+            await api.until(lambda: uuids(api))
+            made, before = api.objects[CLAIM]["metadata"]["uid"], len(writes(api))
+            api.change(*KEY, {**api.pool(*KEY)["spec"], "placement": a_listing(NAME)})
+            await asyncio.sleep(0.3)
+            await api.request("DELETE", paths.pod("rl", pod["metadata"]["name"]))
+            free(api)
+            await api.until(lambda: [p for p in engines(api) if p != pod])
+            await asyncio.sleep(0.5)
+            assert api.objects[CLAIM]["metadata"]["uid"] == made
+            assert len(writes(api)) == before
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize(
+    ("name", "listed"),
+    [("mine", True), ("mine", False), (NAME, True), (names.claim_name("pool", 7), False)],
+)
+def test_a_claim_of_the_users_that_the_pool_owns_is_never_written_to(name, listed):
+    async def story() -> None:
+        api = fake_api.Api()
+        publish(api)
+        path = paths.child("ResourceClaim", "rl", name)
+        async with fake_api.operator(api, **SERVED):
+            api.make(*KEY, placement=a_listing(name if listed else "others"))
+            await api.until(lambda: "uid" in api.pool(*KEY)["metadata"])
+            owner = {
+                "apiVersion": names.API_VERSION,
+                "kind": names.KIND,
+                "name": "pool",
+                "uid": api.pool(*KEY)["metadata"]["uid"],
+                "controller": True,
+            }
+            asked = [
+                {
+                    "name": f"gpu-{rank}",
+                    "exactly": {"allocationMode": "ExactCount", "count": 1},
+                }
+                for rank in range(2)
+            ]
+            meta = {"name": name, "namespace": "rl", "ownerReferences": [owner]}
+            api.add(path, {"metadata": meta, "spec": {"devices": {"requests": asked}}})
+            await api.until(lambda: not listed or engines(api))
+            await asyncio.sleep(0.5)
+            assert path in api.objects
+            assert not writes(api)
+
+    asyncio.run(story())
+
+
 def test_a_claim_that_somebody_begins_to_use_meanwhile_is_not_deleted():
     """The scheduler may be about to give it devices: only the state that was seen may go."""
 

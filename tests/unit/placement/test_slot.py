@@ -71,6 +71,16 @@ def test_engines_release_their_memory_as_on_any_trainers_gpus():
     assert problem.reason == "MemorySaverOff"
 
 
+def test_a_listed_claim_that_is_another_node_ranks_is_nobodys_seat_there():
+    """Engines of the two would be put on the same GPUs."""
+    listed = {**SLOT, "slot": {"claims": [{"nodeRank": 1, "claimName": NAME}]}}
+    pool = a_slot_pool(device_mapping="list(range(0,16))", num_gpus_per_worker=8, placement=listed)
+    seating = seated(pool, inventory(a_claim(pool, 0)))
+    ((waits, why),) = seating.waits.items()
+    assert waits == EngineName("g8-15")
+    assert "is that of node rank 0" in why
+
+
 # --- what is refused
 
 
