@@ -1,12 +1,13 @@
 """Claims to devices, and the devices that drivers publish, as they were last heard of."""
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
 from sglang_operator.cluster.absence import NO_VERSION, in_scope, there, told, went_back
 from sglang_operator.observed import wire
 from sglang_operator.observed.claims import ClaimObject, SliceObject
-from sglang_operator.placement.devices import DeviceClaim, Inventory, Published
+from sglang_operator.placement.devices import Device, DeviceClaim, Inventory, Published
 
 R = TypeVar("R", ClaimObject, SliceObject)
 Changed = Callable[[str, bool], None]
@@ -115,16 +116,19 @@ class SliceStore(_Records[SliceObject]):
             self._changed("", True)
 
     def _newest(self) -> Published:
-        newest = dict[Key, int]()
+        """A driver writes the slices of a generation one after another: before the last of them
+        cards that are missing may be in one that is yet to come."""
+        pools = defaultdict[Key, list[SliceObject]](list)
         for record in self._records.values():
-            pool = (record.spec.driver, record.spec.pool.name)
-            newest[pool] = max(newest.get(pool, 0), record.generation)
-        return Published(
-            device
-            for record in self._records.values()
-            if record.generation == newest[record.spec.driver, record.spec.pool.name]
-            for device in record.seen
-        )
+            pools[record.spec.driver, record.spec.pool.name].append(record)
+        devices, incomplete = list[Device](), set[tuple[str, str]]()
+        for (driver, _), records in pools.items():
+            newest = max(record.generation for record in records)
+            present = [record for record in records if record.generation == newest]
+            devices += (device for record in present for device in record.seen)
+            if len(present) < max(record.of for record in present):
+                incomplete |= {(record.spec.node_name, driver) for record in records}
+        return Published(devices, incomplete)
 
     def _changed_by(self, key: Key, before: SliceObject | None, after: SliceObject | None) -> None:
         same = before is not None and after is not None and before.spec == after.spec

@@ -124,9 +124,10 @@ class _Device(msgspec.Struct, frozen=True, rename="camel"):
         return ""
 
 
-class _Pool(msgspec.Struct, frozen=True):
+class _Pool(msgspec.Struct, frozen=True, rename="camel"):
     name: str = ""
     generation: int = 0
+    resource_slice_count: int = 0  # of this generation, as far as it is told
 
 
 class _SliceSpec(msgspec.Struct, frozen=True, rename="camel"):
@@ -146,6 +147,11 @@ class SliceObject(msgspec.Struct, frozen=True):
     def generation(self) -> int:
         """Of what its pool is made of: slices of an earlier one say nothing any more."""
         return self.spec.pool.generation
+
+    @property
+    def of(self) -> int:
+        """How many slices its generation consists of: with fewer of them it is not all there."""
+        return self.spec.pool.resource_slice_count
 
     @property
     def seen(self) -> tuple[Device, ...]:

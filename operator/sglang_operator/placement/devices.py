@@ -70,10 +70,17 @@ class Pin(NamedTuple):
 
 
 class Published:
-    """All devices that drivers publish; what is asked of them is found out once."""
+    """All devices that drivers publish; what is asked of them is found out once.
 
-    def __init__(self, devices: Iterable[Device]) -> None:
+    ``incomplete``: the nodes for which a driver is about to publish more, each with that driver;
+    no node: it may be for any.
+    """
+
+    def __init__(
+        self, devices: Iterable[Device], incomplete: Iterable[tuple[str, str]] = ()
+    ) -> None:
         self.by_place: Mapping[Place, Device] = {device.place: device for device in devices}
+        self._incomplete = frozenset(incomplete)
 
     @cached_property
     def cards(self) -> Sequence[Device]:
@@ -95,6 +102,11 @@ class Published:
         """The nodes for which a driver publishes something, each with that driver."""
         found = self.by_place.values()
         return frozenset((device.node, device.place.driver) for device in found)
+
+    def is_all_of(self, node: str, driver: str) -> bool:
+        """Whether what a driver does not publish for a node is not there."""
+        known = (node, driver) in self.drivers
+        return known and self._incomplete.isdisjoint({(node, driver), ("", driver)})
 
 
 @dataclass(frozen=True, kw_only=True)

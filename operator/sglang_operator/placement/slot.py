@@ -171,14 +171,15 @@ class _Claims:
     def _standing(self, pin: Pin) -> Pin | None:
         """As much of it as is still to be had: not a card that was replaced, nor of a lost node.
 
-        A driver that publishes nothing may be about to: its devices are waited for.
+        A driver that publishes nothing, or not all of it, may be about to: its devices are waited
+        for.
         """
         seen, published = self._seen, self._inventory.devices
         if seen.nodes is not None and pin.node not in seen.nodes:
             return None
         if published is None:
             return pin
-        if (pin.node, pin.driver) not in published.drivers:
+        if not published.is_all_of(pin.node, pin.driver):
             return pin
         left = {
             rank: uuid

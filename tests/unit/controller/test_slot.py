@@ -127,6 +127,40 @@ def test_where_claims_are_not_served_the_pool_says_so_and_has_no_pod(status):
     asyncio.run(story())
 
 
+@pytest.mark.parametrize("node_name", [True, False], ids=["of a node", "of any"])
+def test_a_card_in_a_slice_that_is_yet_to_be_written_is_not_replaced(node_name):
+    async def story() -> None:
+        api = fake_api.Api()
+        publish(api)
+        path = f"{paths.SLICES}/{slices.resource_slice(1)['metadata']['name']}"
+        async with fake_api.operator(api, **SERVED):
+            api.make(*KEY, placement=SLOT)
+            await api.until(lambda: engines(api))
+            allocate(api, 1, "trainer-0")
+            had = [gpu(1, 0), gpu(1, 1)]
+            await api.until(lambda: uuids(api) == had)
+            free(api)
+            await api.until(lambda: pinned(api) == had)
+            before = len(writes(api))
+            spec = api.objects[path]["spec"]
+            pool = {**spec["pool"], "generation": 2, "resourceSliceCount": 2}
+            new = {**spec, "pool": pool}
+            cards = spec["devices"]
+            if not node_name:
+                cards = [{**each, "nodeName": new["nodeName"]} for each in cards]
+                del new["nodeName"]
+            api.add(f"{path}-a", {"spec": {**new, "devices": [cards[0], *cards[2:]]}})
+            await api.request("DELETE", path)
+            await asyncio.sleep(0.4)
+            assert pinned(api) == uuids(api) == had
+            other = {"uuid": {"string": gpu(9, 9)}, "type": {"string": "gpu"}}
+            api.add(f"{path}-b", {"spec": {**new, "devices": [{**cards[1], "attributes": other}]}})
+            await api.until(lambda: pinned(api) == had[:1])
+            assert len(writes(api)) > before, "what has been replaced is known by the whole"
+
+    asyncio.run(story())
+
+
 def a_listing(name: str) -> dict[str, Any]:
     return {**SLOT, "slot": {"claims": [{"nodeRank": 0, "claimName": name}]}}
 
