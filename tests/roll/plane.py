@@ -21,7 +21,7 @@ from typing import Any
 import yaml
 
 from sglang_operator.api import conditions, names
-from sglang_operator.placement import shared
+from sglang_operator.placement import colocated
 from sglang_operator.testing import ControlPlane
 from sglang_operator.testing.installed import InstalledOperator
 from sglang_operator.testing.realnode import kitimages, network
@@ -110,7 +110,7 @@ class Pool:
         }
         if self._settings.shared:
             pod = self._pod()
-            found["shm"] = shared.folder(NAMESPACE)
+            found["shm"] = colocated.folder(NAMESPACE)
             found["variables"] |= {
                 "NODE_NAME": pod["spec"]["nodeName"],
                 "POD_NAME": pod["metadata"]["name"],
@@ -233,7 +233,7 @@ def _trainer() -> Json:
         "command": ["python3", "-c", "import time; time.sleep(86400)"],
         "volumeMounts": [{"name": "shm", "mountPath": "/dev/shm"}],
     }
-    path = {"path": shared.folder(NAMESPACE), "type": "DirectoryOrCreate"}
+    path = {"path": colocated.folder(NAMESPACE), "type": "DirectoryOrCreate"}
     volumes = [{"name": "shm", "hostPath": path}]
     labels = {names.LABEL_TRAINER: "roll"}
     return {

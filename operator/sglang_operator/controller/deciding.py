@@ -72,7 +72,8 @@ class Decider:
             plan.heirs,
         )
         if pool.takes_turns:
-            occupied = standing.occupied(observed.all_pods).union(memory.unsure.values())
+            to_come = {create.engine for create in memory.unsure.values()}
+            occupied = standing.occupied(observed.all_pods) | to_come
             weights = replace(weights, occupied=occupied)
         memory.windows.learn(plan)
         memory.said, memory.handed_on = weights.said, plan.handed_on

@@ -6,6 +6,7 @@ import fcntl
 import os
 import sys
 from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
@@ -259,7 +260,7 @@ def of_two_nodes(*, per_node=2, uuids=()):
     mapping = SimpleNamespace(device_mapping=[0, 1, 2, 3], name="actor_infer")
     config = SimpleNamespace(num_gpus_per_node=per_node, actor_infer=mapping, actor_train=mapping)
     worker = SimpleNamespace(rank=0, world_size=1, pipeline_config=config)
-    places = roll_places.RollPlaces(worker, SimpleNamespace(name="pool"))
+    places = roll_places.RollPlaces(worker, cast(Any, SimpleNamespace(name="pool")))
     places.shares, places._gpus = True, tuple(gpu(0, index) for index in range(per_node))
     return places, SimpleNamespace(rank=0, engine="g0-3", gpus=4, uuids=uuids)
 
@@ -267,7 +268,9 @@ def of_two_nodes(*, per_node=2, uuids=()):
 SPANNED = [gpu(node, index) for node in range(2) for index in range(2)]
 
 
-@pytest.mark.parametrize("uuids", [(), tuple(SPANNED), (SPANNED[0],)], ids=["untold", "told", "one"])
+@pytest.mark.parametrize(
+    "uuids", [(), tuple(SPANNED), (SPANNED[0],)], ids=["untold", "told", "one"]
+)
 def test_of_an_engine_that_spans_nodes_the_other_pods_gpus_are_not_looked_up_in_this_one(uuids):
     places, engine = of_two_nodes(uuids=uuids)
     given = [handle(each) for each in SPANNED]

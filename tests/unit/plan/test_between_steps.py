@@ -4,6 +4,7 @@ What a changed revision does then stands in ``rollouts/between_steps.yaml``.
 """
 
 import dataclasses
+from typing import Any
 
 import pytest
 
@@ -19,7 +20,7 @@ from tests.builders import NOW, a_lease_saying, a_pool, all_pods, created, remov
 WINDOW = {"window": "BetweenSteps", "windowDeadlineSeconds": 600, "maxUnavailable": 2}
 SHAPE = {"device_mapping": "list(range(0,8))", "num_gpus_per_worker": 2, "rollout": WINDOW}
 GATES = pytest.mark.parametrize("gate", ["Managed", "Off"])
-MOVES = {
+MOVES: dict[str, dict[str, Any]] = {
     "all others": {"device_mapping": "list(range(8,16))"},
     "half of them others": {"device_mapping": "list(range(4,12))"},
     "others, and fewer at a time": {"device_mapping": "list(range(8,16))", "replicas": 4},
