@@ -342,13 +342,15 @@ def test_the_trainer_waits_for_the_gates_of_its_part_and_for_no_others(world, po
 def test_one_whose_gate_stays_open_keeps_its_part_awake(world, pool):
     """It was out of sight as the sleep began, and is there again: nobody closes its gate."""
     run = world.engines[0].instance
-    operate = world._operate
+    operate, publish = world._operate, world.publish
 
     def operated():
+        world.publish = lambda: None  # nobody sees how it stands in between
         world.engines[0].gate, world.engines[0].instance = "Open", run
         hidden, world.engines[0].gate = world.engines[0].gate, None
         operate()
         world.engines[0].gate, world.engines[0].state = hidden, "Up"
+        world.publish = publish
         world.publish()
 
     world.engines[0].state, world.engines[0].instance = "Up", ""
