@@ -96,8 +96,15 @@ def asleep(registry: Registry, state: Transaction) -> Transaction:
 
 
 def awake(registry: Registry, state: Transaction) -> set[str]:
-    """The instances that a wake of this part is about: its own, and those that have ended."""
-    own = {engine.instance for engine in registry.engines if engine.instance}
+    """The instances that a wake of this part is about: its own, and those that have ended.
+
+    Of a rollout's two of one engine both are its own, whoever is the heir; and so is one on its
+    way out, which keeps no gate closed that it is behind for ever.
+    """
+    engines = {engine.engine for engine in registry.engines}
+    leaving = (e for e in (*registry.unlisted, *registry.others) if e.leaving)
+    every = (*registry.present, *(e for e in leaving if e.engine in engines))
+    own = {engine.instance for engine in every if engine.instance}
     running = registry.running
     gone = set() if running is None else {*state.asleep, *state.apart} - {*running}
     return own | gone

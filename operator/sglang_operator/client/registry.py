@@ -163,8 +163,13 @@ class Registry:
 
     @property
     def running(self) -> Sequence[str] | None:
-        """The instances of all engines that run; None while some may not be told of."""
-        every = (*self.engines, *self.others, *self.unlisted)
+        """The instances of all engines that run; None while some may not be told of.
+
+        One of these that waits for its trainer has none; of one of the ``others`` it is not said
+        that it has ended: its sleep is another part's.
+        """
+        here = (engine for engine in self.engines if not engine.waits)
+        every = (*here, *self.others, *self.unlisted)
         known = [e.instance for e in every if e.instance]
         return known if len(known) == len(every) and not self.hidden else None
 

@@ -1,5 +1,6 @@
 """A part of a pool sleeps and wakes by GPU ids, and the other engines are not touched by it."""
 
+import dataclasses
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -15,8 +16,14 @@ from sglang_operator.client import (
     confirming,
     devices,
 )
-from sglang_operator.client.registry import IN_SERVICE, Engine, Registry, WeightsSection
-from sglang_operator.weights.lease_state import Phase
+from sglang_operator.client.registry import (
+    IN_SERVICE,
+    Engine,
+    Leaving,
+    Registry,
+    WeightsSection,
+)
+from sglang_operator.weights.lease_state import Phase, Transaction
 from tests.unit.client.fake_pool import NAMESPACE, POOL, FakePool
 
 FIRST = range(2)  # the GPUs of engine 0; each has two
@@ -404,3 +411,81 @@ def test_both_of_a_rollouts_two_are_of_the_part_that_has_their_gpus(part):
     first = part([0, 1])(_surging())
     assert [engine.pod for engine in first.present] == ["a"]
     assert [engine.pod for engine in first.others] == ["new", "old"]
+
+
+class _Surging(FakePool):
+    """Engine 1 serves beside the new one of its name, which is the pool's own by now."""
+
+    heir = False
+
+    def _entry(self, engine):
+        own = {"rank": 1, "engine": "g2-3", "devices": [2, 3], "pod": f"{POOL}-1-new"}
+        return super()._entry(engine) | (own if engine.rank == 2 else {})
+
+    def _config_map(self):
+        every = self.engines
+        self.engines = every if self.heir else every[:2]
+        try:
+            return super()._config_map()
+        finally:
+            self.engines = every
+
+    def begins(self):
+        self.heir, self.aside = True, {1}
+        self.call(self._operate)
+
+
+@pytest.fixture
+def surge():
+    with _Surging(3) as made:
+        for engine in made.engines:
+            engine.strict = True
+        made.call(made._operate)
+        yield made
+
+
+@pytest.mark.parametrize(
+    ("tags", "then"), [(KEPT, ["Open", "Open"]), (BOTH, ["Open", "Closed"])], ids=["kept", "gone"]
+)
+def test_a_wake_of_a_part_wakes_both_of_a_rollouts_two(surge, tags, then):
+    with Pool(POOL, NAMESPACE, identity=surge.identity) as pool:
+        pool.update_from_disk("/c/1", "step-1")
+        surge.begins()
+        sleep(pool, [2, 3], tags)
+        assert [bool(released) for released in asleep(surge)] == [False, True, True]
+        after = pool.wake(devices=[2, 3])
+        assert (after.phase, after.holder, after.apart) == (Phase.COMMITTED, "", frozenset())
+        assert asleep(surge) == [AWAKE] * 3
+        assert gates(surge)[:2] == then, "the old one serves what it kept"
+
+
+@pytest.mark.parametrize("part", [devices.overlapping, devices.within])
+def test_one_of_a_part_that_is_on_its_way_out_is_its_own_in_a_wake(part):
+    registry = _surging()
+    (old,) = registry.unlisted
+    old = dataclasses.replace(old, state="Waiting", leaving=Leaving(until="", grace=30))
+    last = part([2, 3])(dataclasses.replace(registry, unlisted=(old,)))
+    runs = ("run-new", "run-old")
+    state = Transaction(phase=Phase.SLEEPING, asleep=runs, apart=frozenset(runs))
+    assert devices.awake(last, state) & state.apart == set(runs)
+    other = part([0, 1])(dataclasses.replace(registry, unlisted=(old,)))
+    assert not devices.awake(other, state) & state.apart
+
+
+def test_who_ended_amid_the_trainers_turn_keeps_no_lease_once_its_gpus_are_given_back(world, pool):
+    world.turns = True
+    pool.sleep(devices=FIRST, settle=0)
+    world.end(0)
+    after = pool.wake(devices=FIRST)
+    assert (after.phase, after.holder, after.apart) == (Phase.COMMITTED, "", frozenset())
+    assert not after.trainers
+
+
+def test_one_part_is_given_back_while_anothers_engine_has_ended_and_waits(world, pool):
+    world.turns = True
+    pool.sleep(devices=range(4), settle=0)
+    world.end(0)
+    after = pool.wake(devices=[2, 3])
+    assert (after.phase, after.holder) == (Phase.SLEEPING, "trainer-a"), "it has GPUs 0 and 1"
+    assert gates(world)[2:] == ["Open", "Open"]
+    assert pool.wake(devices=FIRST).phase is Phase.COMMITTED
