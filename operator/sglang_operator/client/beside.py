@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from sglang_operator.client import texts
 from sglang_operator.client.errors import NotReady
-from sglang_operator.client.registry import GATE_COMMITTED, IN_SERVICE, Engine, Registry
+from sglang_operator.client.registry import GATE_COMMITTED, IN_SERVICE, LOST, Engine, Registry
 from sglang_operator.weights.lease_state import Transaction
 
 if TYPE_CHECKING:
@@ -84,6 +84,21 @@ async def gone(pool: "AsyncPool", asleep: Collection[str | None], least: float) 
         if waited > patience(going, least):
             raise still_going(going, waited)
         await asyncio.sleep(LOOK_SECONDS)
+
+
+def off(engines: Iterable[Engine], state: Transaction, tags: Iterable[str]) -> Sequence[Engine]:
+    """Those out of reach with their nodes that have nothing of these tags left to release."""
+    wanted = {*tags}
+    return [e for e in engines if e.state == LOST and wanted <= state.sleeps(e.instance)]
+
+
+async def not_up(pool: "AsyncPool", registry: Registry, tags: Iterable[str]) -> Sequence[Engine]:
+    """Those that hold memory of these tags, as far as is known, and are not up."""
+    found = [engine for engine in registry.present if engine.holds and not engine.up]
+    if not any(engine.state == LOST for engine in found):
+        return found
+    asleep = off(found, await pool.transaction(), tags)
+    return [engine for engine in found if engine not in asleep]
 
 
 def sleepers(

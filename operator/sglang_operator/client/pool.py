@@ -305,7 +305,8 @@ class AsyncPool:
         ``loading`` if given, and afterwards for one that came up meanwhile; Held, EngineError.
 
         In placement mode Shared it returns once no engine can come up on these GPUs before they are
-        given back (``wake``, a sync), else NotReady.  Where this process sees them, so that it can
+        given back (``wake``, a sync), else NotReady; one that is lost with its node, and does not
+        answer, may have their memory: NotReady, too.  Where this process sees them, so that it can
         look (NVIDIA's management library), ``Freed.gpus`` has the bytes by GPU, and a release after
         which one of them holds as much as before is NotReady.
         """

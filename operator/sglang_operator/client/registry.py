@@ -68,6 +68,7 @@ class Engine:
     uuids: tuple[str, ...] = ()  # of its GPUs, where it shares them with its trainer
     keeps_images: bool = False  # what a vision tower has made of them, whatever weights come
     runs_in_part: bool = False  # one of its nodes is lost, and a process of it runs on another
+    in_turns: bool = False  # its trainer has its GPUs in turns with it
 
     @property
     def features(self) -> versions.Features:
@@ -86,9 +87,13 @@ class Engine:
 
     @property
     def holds(self) -> bool:
-        """It has a process that holds GPU memory, whether or not it may answer."""
-        in_part = self.runs_in_part and self.url is not None and self.instance is not None
-        return in_part or self.runs
+        """It has a process that holds GPU memory, whether or not it may answer.
+
+        On a node that is silent it may have, and whoever takes its GPUs meets that.
+        """
+        told = self.url is not None and self.instance is not None
+        lost = self.state == LOST and (self.runs_in_part or self.in_turns)
+        return (lost and told) or self.runs
 
 
 @functools.cache
@@ -284,6 +289,7 @@ def parse(config_map: Mapping[str, Any]) -> Registry:
         current, earlier = document["engineVersion"], _earlier(document.get("revisions") or {})
         section, places = document.get("weights") or {}, document.get("placement") or {}
         said = {key: set(_ranks(section.get(key) or ())) for key in _BY_RANKS}
+        weights = _gates(section)
         return Registry(
             pool=document["pool"],
             namespace=document["namespace"],
@@ -291,15 +297,15 @@ def parse(config_map: Mapping[str, Any]) -> Registry:
             engine_version=current,
             world_size=document["worldSize"],
             generation=document.get("generation") or {},
-            weights=_gates(section),
+            weights=weights,
             memory_saver=document.get("memorySaver"),
             gpus_per_node=int(places.get("numGpusPerNode") or 0),
             awaits_slots=places.get("awaitsSlots") is True,
             engines=tuple(
-                _engine(item, earlier.get(item["rank"], current), said)
+                _engine(item, earlier.get(item["rank"], current), said, weights.turns)
                 for item in document["engines"]
             ),
-            unlisted=tuple(_beside(item) for item in document.get("unlisted") or ()),
+            unlisted=tuple(_beside(item, weights.turns) for item in document.get("unlisted") or ()),
             hidden=tuple(document.get("hidden") or ()),
             resource_version=int(metadata.get("resourceVersion") or 0),
         )
@@ -341,7 +347,10 @@ def _ranks(ranges: Iterable[Iterable[int]]) -> Iterator[int]:
 
 
 def _engine(
-    item: Mapping[str, Any], engine_version: str, said: Mapping[str, Container[int]] | None = None
+    item: Mapping[str, Any],
+    engine_version: str,
+    said: Mapping[str, Container[int]] | None = None,
+    in_turns: bool = False,
 ) -> Engine:
     rank = item["rank"]
     images, asleep, behind, waits = (rank in said[key] if said else False for key in _BY_RANKS)
@@ -365,12 +374,13 @@ def _engine(
         asleep=asleep,
         behind=behind,
         runs_in_part=item.get("runsInPart") is True,
+        in_turns=in_turns,
     )
 
 
-def _beside(item: Mapping[str, Any]) -> Engine:
+def _beside(item: Mapping[str, Any], in_turns: bool) -> Engine:
     by_rank = {"rank": NO_RANK, "gpus": 0, "rankOffset": 0}
-    engine = _engine({**item, **by_rank}, item["engineVersion"])
+    engine = _engine({**item, **by_rank}, item["engineVersion"], in_turns=in_turns)
     if item["state"] != _LEAVES:
         return engine
     until, grace = item.get("until") or "", float(item.get("graceSeconds") or 0)

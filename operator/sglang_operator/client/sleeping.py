@@ -79,16 +79,15 @@ def _check(tags: tuple[str, ...], registry: Registry) -> None:
 
 def _check_tags(tags: tuple[str, ...], known: tuple[str, ...], version: str) -> None:
     named = " and ".join(tags)
-    if unknown := [tag for tag in tags if tag not in lease_state.MEMORY_TAGS or tag not in known]:
-        apart = not known and set(tags) <= set(lease_state.MEMORY_TAGS)
-        if not apart:
-            raise Unsupported(
-                texts.TAGS_UNKNOWN.format(
-                    version=version,
-                    tags=" and ".join(unknown),
-                    known=", ".join(known or lease_state.SLEEP_TAGS),
-                )
+    unknown = [tag for tag in tags if tag not in lease_state.MEMORY_TAGS or tag not in known]
+    if unknown and (known or not set(tags) <= set(lease_state.MEMORY_TAGS)):
+        raise Unsupported(
+            texts.TAGS_UNKNOWN.format(
+                version=version,
+                tags=" and ".join(unknown),
+                known=", ".join(known or lease_state.SLEEP_TAGS),
             )
+        )
     if not known and not set(lease_state.SLEEP_TAGS) <= set(tags):
         raise Unsupported(texts.TAGS_NOT_APART.format(version=version, tags=named))
 
@@ -191,7 +190,7 @@ class Sleeper:
         _check(tags, registry)
         await reach(self._pool, registry)
         await freed.can_release(self._pool, registry.present)
-        await self._answering(loading, part)
+        await self._answering(loading, part, tags)
         hold, before = await self._take(tags, part, devices)
         async with self._at_work(hold):
             slept, gain = await self._put_to_sleep(hold, before, part, tags, settle, timeout)
@@ -216,7 +215,10 @@ class Sleeper:
         """The instances that were, and what it freed; see the module for the order."""
         registry = await self._closed(hold.trainer.transaction, timeout, part)
         await asyncio.sleep(settle)
-        engines = [engine for engine in registry.present if engine.holds]
+        # Whoever came up since the others of the pool went to sleep releases what they did.
+        wanted = {*tags} if part is not ids.whole else {*before.released, *tags}
+        off = beside.off(registry.present, before, wanted)
+        engines = [e for e in registry.present if e.holds and e not in off]
         await pausing.stop(
             self._pool.calls,
             engines,
@@ -225,12 +227,10 @@ class Sleeper:
             whole=_whole(engines, before),
             allowed=hold.alive,
         )
-        # Whoever came up since the others of the pool went to sleep releases what they did.
-        wanted = {*tags} if part is not ids.whole else {*before.released, *tags}
         gain = await self._pool.to_its_end(self._release(hold, engines, before, wanted))
-        return {engine.instance for engine in engines}, gain
+        return {engine.instance for engine in (*engines, *off)}, gain
 
-    async def _answering(self, timeout: float, part: ids.Part) -> None:
+    async def _answering(self, timeout: float, part: ids.Part, tags: Collection[str]) -> None:
         """Wait until every engine with a process answers, ready or not; else raises NotReady.
 
         Whoever is told that the pool sleeps takes the memory.  One that only misses a probe
@@ -240,7 +240,7 @@ class Sleeper:
         deadline = time.monotonic() + timeout
         while True:
             registry = part(await beside.gone(self._pool, (), timeout))
-            asked = [engine for engine in registry.present if engine.holds and not engine.up]
+            asked = await beside.not_up(self._pool, registry, tags)
             outcomes = await asyncio.gather(
                 *(self._pool.calls.find(engine) for engine in asked), return_exceptions=True
             )

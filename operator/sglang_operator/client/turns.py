@@ -24,7 +24,7 @@ from sglang_operator.client.errors import (
 )
 from sglang_operator.client.freed import Freed
 from sglang_operator.client.lease import LeaseObservation
-from sglang_operator.client.registry import LOST, Engine, Registry
+from sglang_operator.client.registry import Engine, Registry
 from sglang_operator.weights import lease_state, parts, turn
 from sglang_operator.weights.lease_state import Phase, Transaction
 
@@ -49,16 +49,14 @@ async def out_of_the_way(
 ) -> None:
     """Every engine of the part sleeps, or waits by the operator's word.  Raises NotReady.
 
-    One that was about to be made as the sleep began would come up amid the trainer's turn.
+    One that was about to be made as the sleep began would come up amid the trainer's turn; and
+    on a node that is silent one may run on, or start.
     """
     begun = time.monotonic()
     while True:
         registry = part(await pool.fresh())
-        # Nobody starts one on a node that is lost, whoever is told to wait for it.
-        out = {
-            e.rank for e in registry.engines if e.waits or e.instance in slept or e.state == LOST
-        }
-        if not (left := [engine for engine in registry.engines if engine.rank not in out]):
+        left = [e for e in registry.engines if not e.waits and e.instance not in slept]
+        if not left:
             return
         if (waited := time.monotonic() - begun) > seconds:
             words = turn_texts.NOT_OUT_OF_THE_WAY

@@ -193,6 +193,50 @@ def test_a_pool_with_gpus_of_its_own_says_nothing_of_turns(world, pool):
     assert pool.wake().turn is None
 
 
+def lost(world, rank, **changes):
+    """The node of this engine is silent (onNodeLost: Wait): its pod is there, and may run."""
+    for name, value in {"state": "Lost", **changes}.items():
+        setattr(world.engines[rank], name, value)
+    world.call(world.publish)
+
+
+def test_one_that_is_lost_may_have_the_memory_that_a_sleep_is_to_free(world, pool):
+    pool.update_from_disk("/c/1", "step-1")
+    lost(world, 1, dead=True)
+    before = len(world.puts)
+    for part in (None, [2, 3]):
+        with pytest.raises(NotReady, match=r"engine 1 \(g2-3, Lost\).* nothing was taken"):
+            pool.sleep(devices=part, settle=0, loading=0.2)
+    assert len(world.puts) == before
+    pool.sleep(devices=[0, 1], settle=0)
+    assert [bool(engine.released) for engine in world.engines] == [True, False, False]
+
+
+def test_one_that_is_lost_and_answers_sleeps_like_the_others(world, pool):
+    pool.update_from_disk("/c/1", "step-1")
+    lost(world, 1)
+    pool.sleep(settle=0)
+    assert all(engine.released for engine in world.engines)
+
+
+def test_one_that_slept_before_its_node_was_lost_is_in_nobodys_way(world, pool):
+    pool.sleep(settle=0)
+    lost(world, 1, dead=True)
+    pool.sleep(settle=0, loading=0.2)
+    assert world.state.trainers == TRAINER
+    asked = world.engines[1].paths()
+    assert asked.count("/release_memory_occupation") == 1
+
+
+def test_one_that_was_about_to_start_on_a_node_that_was_lost_may_start_yet(world, pool):
+    world.starts = False
+    world.end(1)
+    world._waits = lambda _: False  # its pod is there
+    lost(world, 1)
+    with pytest.raises(NotReady, match=r"engine 1 \(g2-3, Lost\): neither asleep nor said"):
+        pool.sleep(settle=0, loading=0.3)
+
+
 # --- the handshake of a trainer that starts
 
 
