@@ -71,8 +71,13 @@ def _with_own(part: Registry) -> Registry:
 
 
 def named(registry: Registry) -> list[str]:
-    """The instances of a part that is to sleep.  Raises NotReady where there is none."""
+    """The instances of a part that is to sleep.  Raises NotReady where there is none.
+
+    An engine that waits for its trainer has none: it is named itself, so that the Lease tells of a
+    part also where nothing of it is left to sleep, and stays its trainer's.
+    """
     found = [engine.instance for engine in registry.present if engine.instance]
+    found += [engine.engine for engine in registry.engines if engine.waits]
     if not found:
         raise NotReady(texts.PART_WITHOUT_A_RUN.format(engines=beside.named(registry.engines)))
     return found
@@ -104,7 +109,7 @@ def awake(registry: Registry, state: Transaction) -> set[str]:
     engines = {engine.engine for engine in registry.engines}
     leaving = (e for e in (*registry.unlisted, *registry.others) if e.leaving)
     every = (*registry.present, *(e for e in leaving if e.engine in engines))
-    own = {engine.instance for engine in every if engine.instance}
+    own = engines | {engine.instance for engine in every if engine.instance}
     running = registry.running
     gone = set() if running is None else {*state.asleep, *state.apart} - {*running}
     return own | gone

@@ -143,9 +143,8 @@ async def take(
     while True:
         left = begun + timeout - time.monotonic()
         try:
-            registry = await _come(pool, part)
-            if devices and all(engine.waits for engine in registry.engines):
-                return Freed()  # an earlier process has it, and nothing is left to be put to sleep
+            await _come(pool, part)
+            # Also where all wait: an earlier process has left it, or another trainer has it.
             return await pool.sleep(
                 tags,
                 devices=devices or None,
@@ -161,7 +160,7 @@ async def take(
         await asyncio.sleep(RETRY_SECONDS)
 
 
-async def _come(pool: "AsyncPool", part: ids.Part) -> Registry:
+async def _come(pool: "AsyncPool", part: ids.Part) -> None:
     """The engines of the part are up, or those that are not wait for the trainer already."""
     state = await pool.transaction()
     if state.phase is Phase.SYNCING:
@@ -170,4 +169,3 @@ async def _come(pool: "AsyncPool", part: ids.Part) -> Registry:
     missing = [engine for engine in registry.engines if not (engine.up or engine.waits)]
     if missing or not registry.engines:
         registry.of(engine for engine in registry.engines if not engine.waits).require_up()
-    return registry

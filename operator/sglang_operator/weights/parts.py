@@ -4,6 +4,7 @@ The phase is Sleeping, as where all sleep, and the Lease names the engines ``apa
 are the gates that close.  Who does not know of that, because it is of an earlier release, reads a
 pool that sleeps: it closes the other gates too, wakes, and syncs, as it always did, and opens none.
 A name counts in its own transaction alone, so that what such a one begins is no sleep of a part.
+An engine that has no instance, as it ended amid its trainer's turn, is named by its own name.
 
 What a part gives up is lost to it alone: its engines are torn, and covered no more, while the
 commit still vouches for the others.  Awake again they are behind it, and closed: they load its

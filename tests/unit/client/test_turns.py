@@ -299,6 +299,66 @@ def test_the_same_in_asyncio(world):
     assert asyncio.run(main()).trainers == ENGINES
 
 
+def test_nobody_takes_a_part_that_another_trainer_has_though_nothing_is_left_to_sleep(world, pool):
+    with a_pool(world, "trainer-b") as other_trainer:
+        other_trainer.update_from_disk("/c/1", "step-1")
+        other_trainer.sleep(devices=[0, 1], settle=0)
+        world.end(0)
+        with pytest.raises(NotReady, match="the memory is not the trainer's: trainer-b holds"):
+            pool.take_turn(timeout=1.5, devices=[0, 1], settle=0)
+        other_trainer.wake(devices=[0, 1])
+        assert other_trainer.engines()[0].up
+
+
+@pytest.mark.parametrize("phase", [Phase.ABORTED, Phase.COMMITTED])
+def test_a_part_that_only_waits_is_taken_and_held_until_it_is_given_back(world, pool, phase):
+    pool.update_from_disk("/c/1", "step-1")
+    runs = frozenset(engine.instance for engine in world.engines)
+    took: dict[str, Any] = {"version": "step-1", "instances": runs}
+    took["turn"] = Turn(frozenset({0, 1}))
+    left = Transaction(phase=phase, id="x", intact=phase is Phase.COMMITTED, **took)
+    world.write_lease(left)
+    world.end(0)
+    served = [engine.gate for engine in world.engines[1:]]
+    before = len(world.puts)
+    assert pool.take_turn(timeout=5, devices=[0, 1], settle=0).engines == 0
+    state = world.state
+    assert (state.phase, state.holder) == (Phase.SLEEPING, "trainer-a")
+    assert state.trainers == Turn(frozenset({0, 1}))
+    assert [engine.gate for engine in world.engines[1:]] == served
+    assert not any(engine.released for engine in world.engines)
+    with a_pool(world, "trainer-b") as other_trainer:
+        with pytest.raises(Held):
+            other_trainer.update_from_disk("/c/2", "step-2")
+        with pytest.raises(NotReady, match="trainer-a holds"):
+            other_trainer.take_turn(timeout=1.5, devices=[0, 1], settle=0)
+    assert pool._loop.run(renewed(pool)), "it is renewed while the trainer is at work"
+    assert len(world.puts) > before
+    after = pool.wake(devices=[0, 1])
+    assert not after.trainers
+    assert after.phase is (Phase.COMMITTED if phase is Phase.COMMITTED else Phase.AWAKE)
+    assert not after.apart
+    assert pool.engines()[0].up
+
+
+async def renewed(pool):
+    return await pool._pool.sleeper._renewed()
+
+
+def test_a_part_stays_the_trainers_while_one_of_its_engines_waits(world, pool):
+    pool.update_from_disk("/c/1", "step-1")
+    runs = frozenset(engine.instance for engine in world.engines)
+    took: dict[str, Any] = {"version": "step-1", "instances": runs}
+    took["turn"] = Turn(frozenset({0, 1}))
+    world.write_lease(Transaction(phase=Phase.COMMITTED, id="x", intact=True, **took))
+    world.end(0)
+    pool.take_turn(timeout=5, devices=range(4), settle=0)
+    after = pool.wake(devices=[2, 3])
+    assert (after.phase, after.holder) == (Phase.SLEEPING, "trainer-a"), "it has GPUs 0 and 1"
+    after = pool.wake(devices=[0, 1])
+    assert (after.phase, after.holder, after.trainers) == (Phase.COMMITTED, "", ENGINES)
+
+
 def test_a_timeout_is_seconds(pool):
     with pytest.raises(ValueError, match="timeout"):
         pool.take_turn(timeout=-1)
