@@ -324,14 +324,16 @@ class Actor:
 def _where_it_was(this: Pass, pool: Pool, plan: Plan) -> Callable[[CreateEngine, int], str]:
     """The node on which an engine's pod was last: what it needs is warm there.
 
-    Not after a failure, which may be the node's.  A queue admits pods of one engine by what they
+    Not after a failure of any kind, which may be the node's: also one of an older revision, of
+    which the pod that is made knows nothing.  A queue admits pods of one engine by what they
     have in common, so that none has a place of its own.
     """
     free = pool.spec.scheduling.gang is Gang.NONE
     last = nodes.last(pool, this.record.status) if plan.creates and free else {}
+    failed = nodes.failed(plan) if last else {}
 
     def near(create: CreateEngine, node_rank: int) -> str:
-        if create.failures or create.streak is not None:
+        if create.failures or create.streak is not None or create.engine.name in failed:
             return ""
         return last.get(nodes.number(pool, create.engine.rank, node_rank), "")
 

@@ -5,13 +5,18 @@ the page cache of a model's files.  The status is the memory, so that it outlast
 suspended pool and the operator.  Pods are told by a number, rank × pods of an engine + node rank,
 and those of one node as ranges: a pool may have thousands.
 
-What was of engines of another size is forgotten: their ranks were others.
+What was of engines of another size is forgotten: their ranks were others.  So is where an engine
+failed, hung, was evicted or lost its node, for it may be the node that was at fault, and where some
+pods of one find no room beside the others.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from typing import Any
 
+from sglang_operator.api.names import EngineName
+from sglang_operator.observed.engines import EngineStatus
+from sglang_operator.observed.model import ObservedPod
 from sglang_operator.plan.plan import Plan
 from sglang_operator.pool.resolve import Pool
 from sglang_operator.status import stored
@@ -22,14 +27,42 @@ def told(pool: Pool, plan: Plan, previous: Mapping[str, Any]) -> list[dict[str, 
     if pool.placement.seats:
         return []  # where a trainer has its GPUs, and nowhere else
     known = dict(last(pool, previous))
+    lost = failed(plan)
+    for rank in [each.rank for each in pool.engines if each.name in lost] if lost else ():
+        for node_rank in range(pool.nodes):
+            known.pop(number(pool, rank, node_rank), None)
     for engine in plan.engines:
+        attempts = lost.get(engine.name, ())
         for pod in engine.members if engine.engine.pods == pool.nodes else ():
-            if pod.node:
+            if pod.node and pod.attempt not in attempts and not (pod.deleting or pod.ended):
                 known[number(pool, engine.rank, pod.node_rank)] = pod.node
     by_node: dict[str, list[int]] = defaultdict(list)
     for pod_number, node in sorted(known.items()):
         by_node[node].append(pod_number)
     return [{"name": node, "pods": _written(found)} for node, found in sorted(by_node.items())]
+
+
+def failed(plan: Plan) -> Mapping[EngineName, Set[int]]:
+    """The engines, with the attempts, that are not to be sent to where they were."""
+    found = defaultdict[EngineName, set[int]](set)
+    for pod in _failed(plan):
+        found[pod.engine].add(pod.attempt)
+    return found
+
+
+def _failed(plan: Plan) -> Iterator[ObservedPod]:
+    yield from (each.pod for each in plan.lost)
+    yield from (each.pod for each in plan.hung)
+    yield from (*plan.ended, *plan.disrupted, *plan.taken_over)
+    for engine in plan.down:
+        if engine.lost_nodes or _is_torn(engine):
+            yield from engine.members
+
+
+def _is_torn(engine: EngineStatus) -> bool:
+    """Whether some of its pods have a node, and others find none."""
+    pods = engine.members
+    return any(pod.node for pod in pods) and any(pod.finds_no_node for pod in pods)
 
 
 def last(pool: Pool, status: Mapping[str, Any]) -> Mapping[int, str]:
