@@ -6,6 +6,7 @@ spec is, and after each change back what it was at first: whatever came between 
 
 from __future__ import annotations
 
+import copy
 import json
 import time
 from collections.abc import Iterator, Mapping
@@ -15,6 +16,7 @@ from typing import Any
 import yaml
 
 from sglang_operator.children import kinds
+from sglang_operator.scheduling import topology
 from sglang_operator.testing import ApiError, installed
 from sglang_operator.testing.faults.lives import controller
 from tests.faults.lab import CHILDREN, FaultPool, Json, Lab, Result
@@ -242,6 +244,7 @@ def _pod(pod: Json) -> Json:
     spec = {k: v for k, v in pod["spec"].items() if k != "nodeName"}
     if spec.get("hostname") == pod["metadata"]["name"]:
         spec["hostname"] = "its name"  # which counts its attempts
+    _forget_its_place(spec)
     passing = ("sglang-operator.dev/attempt", "sglang-operator.dev/failures-in-a-row")
     annotations = pod["metadata"].get("annotations", {})
     return {
@@ -249,6 +252,19 @@ def _pod(pod: Json) -> Json:
         "annotations": {k: v for k, v in annotations.items() if k not in passing},
         "spec": spec,
     }
+
+
+def _forget_its_place(spec: Json) -> None:
+    """One that is made again is rather put where its engine was; a first one was nowhere."""
+    affinity = copy.deepcopy(spec.pop("affinity", {}))
+    to_nodes = affinity.get("nodeAffinity", {})
+    terms = to_nodes.pop(topology.PREFERRED, [])
+    if kept := [each for each in terms if not each["preference"].get("matchFields")]:
+        to_nodes[topology.PREFERRED] = kept
+    if "nodeAffinity" in affinity and not to_nodes:
+        del affinity["nodeAffinity"]
+    if affinity:
+        spec["affinity"] = affinity
 
 
 def _child(item: Json) -> Json:
