@@ -117,7 +117,8 @@ def test_a_session_that_somebody_opened_by_hand_is_ended_before_the_commit():
         await sync.detach()
         for engine in sync.engines:
             await pool.calls.post(engine, "/begin_weight_update", {})
-            await pool.calls.post(engine, "/update_weights_from_tensor", {})
+            bucket = {"serialized_named_tensors": ["all"]}
+            await pool.calls.post(engine, "/update_weights_from_tensor", bucket)
         async with AsyncPool(POOL, NAMESPACE, identity=world.identity, holder="job") as other:
             await (await other.attach()).finish()
 
