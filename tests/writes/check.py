@@ -16,6 +16,8 @@ UID, VERSION, FENCE, DRY_RUN = Guard.UID, Guard.VERSION, Guard.FENCE, Guard.DRY_
 REQUIRED: Mapping[tuple[str, str, str], frozenset[Guard]] = {
     ("cluster/writer.py", "once", "POST"): frozenset({FENCE}),  # of a pod
     ("cluster/executor.py", "_delete_pod", "DELETE"): frozenset({UID, VERSION, FENCE}),
+    # Whatever became of it since: it is no engine in any state.
+    ("cluster/executor.py", "take_back", "DELETE"): frozenset({UID, FENCE}),
     ("cluster/executor.py", "_patch_gate", "PATCH"): frozenset({UID, VERSION, FENCE}),
     ("cluster/executor.py", "_write_lease", "PATCH"): frozenset({UID, VERSION, FENCE}),
     ("cluster/child_writer.py", "write_one", "DELETE"): frozenset({UID, FENCE}),

@@ -97,6 +97,16 @@ async def a_pod_is_deleted(api: MemoryApi, client: Guarded) -> None:
     await _pods(api, client, action)
 
 
+async def a_pod_is_taken_back(api: MemoryApi, client: Guarded) -> None:
+    meta = api.add(POD_PATH, {"metadata": _owned()})["metadata"]
+    delete = actions.DeletePod(
+        name=POD, uid=meta["uid"], resource_version=None, grace_seconds=0, reason=""
+    )
+    executor, _ = _executor(api, client)
+    with contextlib.suppress(ApiError, ApiUnreachableError):  # its pass tries again
+        await executor.take_back(KEY, delete)
+
+
 async def a_gate_is_set(api: MemoryApi, client: Guarded) -> None:
     meta = api.add(POD_PATH, {"metadata": _owned(), "status": {}})["metadata"]
     executor, _ = _executor(api, client)
@@ -254,6 +264,7 @@ STORIES: tuple[Story, ...] = (
     a_pod_is_created,
     a_pod_is_tried,
     a_pod_is_deleted,
+    a_pod_is_taken_back,
     a_gate_is_set,
     a_sync_is_aborted,
     a_child_is_created,
