@@ -53,6 +53,7 @@ TOGETHER = (
         "integration/test_counting_policies.py",
         "integration/test_policies.py",
         "integration/test_colocated.py",
+        "integration/test_claims.py",
         "integration/test_pod_security.py",
         "integration/test_injected_containers.py",
         "integration/test_asking_engines.py",

@@ -334,6 +334,8 @@ def test_a_wake_without_memory_to_wake_in_is_told_and_the_engine_comes_back(room
     assert done(pair.trainer.tell("give"))["intact"]
     assert told["error"] == "EngineError"
     assert failed["reason"] == signatures.WOKEN_WITHOUT_MEMORY
+    # The turn is the trainer's until it says otherwise: then the engine is made again.
+    done(pair.trainer.tell("wake", devices=None))
 
     def is_back() -> bool:
         ready = pool.condition(room.pool(), "Ready").get("status") == "True"

@@ -72,6 +72,11 @@ def publish(plane: ControlPlane, nodes: int, resource: str | None = "nvidia.com/
     plane.kubectl("apply", "--server-side", "-f", "-", input=json.dumps(listed))
 
 
+def withdraw(plane: ControlPlane) -> None:
+    """Neither class nor cards are left."""
+    plane.kubectl("delete", "resourceslices,deviceclasses", "--all")
+
+
 def claim(name: str, count: int) -> Json:
     """Somebody's claim to so many cards."""
     exactly = {"deviceClassName": DRIVER, "count": count}

@@ -25,6 +25,7 @@ def published(plane: ControlPlane) -> Iterator[None]:
     """The cards of all nodes."""
     slices.publish(plane, NODES)
     yield
+    slices.withdraw(plane)
 
 
 def make(pool: PoolUnderTest, *objects: Json) -> None:

@@ -38,6 +38,9 @@ TELLS = {
     "controller/deciding.py": "the clock of the Lease's stamps",
     "controller/observing.py": "what is seen is told by the clock of the Lease's stamps",
     "controller/publishing.py": "stamps in the status",
+    "controller/windows.py": "when a rollout's wait ends: told, and read again after a restart",
+    "plan/planner.py": "the same moment by both clocks: it is done by the steady one",
+    "plan/rules/replaced.py": "until when a rollout waits, for people",
 }
 # They stand in for engines, nodes and certificate authorities, and decide about no pool.
 STANDS_IN = "testing/"

@@ -290,7 +290,8 @@ def test_without_a_look_at_nodes_no_role_has_them(helm):
     with_nodes = named(helm.objects(), "ClusterRole")["rules"]
     without = helm.objects({"watch": {"nodes": False}})
     rules = named(without, "ClusterRole")["rules"]
-    assert [rule["resources"] for rule in with_nodes if rule not in rules] == [["nodes"]]
+    gone = [rule["resources"] for rule in with_nodes if rule not in rules]
+    assert gone == [["nodes"], ["resourceslices"]], "and what drivers publish of their devices"
     (container,) = named(without, "Deployment")["spec"]["template"]["spec"]["containers"]
     assert "--no-nodes" in container["args"]
 
