@@ -21,6 +21,20 @@ _FOLDER = "/dev/shm/sglang-operator."
 _SUFFIX = re.compile(r"(\.[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)?", re.ASCII)
 
 
+class Colocated:
+    """What is so in each of these modes: ids are places, and no scheduler counts the GPUs."""
+
+    by_id = True
+    seats = True
+    joins = True
+
+    def resource(self, parsed: PoolSpec) -> str:
+        return parsed.placement.resource_name
+
+    def requests(self, parsed: PoolSpec, gpus: int) -> Mapping[str, str]:
+        return {}
+
+
 def folder(namespace: str) -> str:
     """The node's folder that trainers and engines of a namespace share, unless told otherwise."""
     return f"{_FOLDER}{namespace}"

@@ -21,12 +21,9 @@ FIELD = "spec.placement.shared"
 _MOST_NAMED = 5
 
 
-class Shared:
+class Shared(colocated.Colocated):
     """See :class:`sglang_operator.placement.base.PlacementStrategy`."""
 
-    by_id = True
-    seats = True
-    joins = True
     published = True
 
     def problems(
@@ -42,12 +39,6 @@ class Shared:
         yield from colocated.of_folder(shared.shared_memory, where, namespace)
         if shared.slots and parsed.device_mapping is not None:
             yield from _of_slots(parsed, shared, engines)
-
-    def resource(self, parsed: PoolSpec) -> str:
-        return parsed.placement.resource_name
-
-    def requests(self, parsed: PoolSpec, gpus: int) -> Mapping[str, str]:
-        return {}
 
     def parts(self, parsed: PoolSpec, namespace: str) -> PodParts:
         shared = parsed.placement.shared

@@ -26,12 +26,9 @@ MOST_REQUESTS = 32  # of one claim, by Kubernetes
 _MOST_NAMED = 3
 
 
-class Slot:
+class Slot(colocated.Colocated):
     """See :class:`sglang_operator.placement.base.PlacementStrategy`."""
 
-    by_id = True
-    seats = True
-    joins = True
     published = False
 
     def problems(
@@ -47,12 +44,6 @@ class Slot:
         yield from colocated.of_folder(slot.shared_memory, where, namespace)
         if parsed.device_mapping is not None and engines:
             yield from _of_claims(parsed, _needs(engines, max(1, parsed.num_gpus_per_node)))
-
-    def resource(self, parsed: PoolSpec) -> str:
-        return parsed.placement.resource_name
-
-    def requests(self, parsed: PoolSpec, gpus: int) -> Mapping[str, str]:
-        return {}
 
     def parts(self, parsed: PoolSpec, namespace: str) -> PodParts:
         return PodParts(
