@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any, NoReturn
 
 from sglang_operator.api.spec import WeightsGate
-from sglang_operator.weights import reset, steps, whole
+from sglang_operator.weights import parts, reset, steps, whole
 from sglang_operator.weights.lease_state import Phase, Transaction
 from tests.weights.ground import (
     GARBAGE,
@@ -427,7 +427,7 @@ class Trainers(Ground):
         tags = (("weights", "kv_cache"), ("kv_cache",))[self.choose(2)]
         before = self.said.named
         self._all_clear(before)
-        wanted = {*before.released, *tags}
+        wanted = {*tags} if before.serving else {*before.released, *tags}
         self._step(
             lambda s: steps.sleep(
                 self._found(s, trainer), trainer, tags=tags, now=self.now, seen=self._seen_since()
@@ -450,10 +450,10 @@ class Trainers(Ground):
             self._alone(trainer)
             self._pause(engine)
             yield
-        # What came up since the others went to sleep releases what they did.
+        # What came up since all others went to sleep releases what they did.
         todo = {run: wanted - before.sleeps(run) for run in covered}
         todo = {run: released for run, released in todo.items() if released}
-        self._step(lambda s: steps.slept(s, trainer, instances=todo, now=self.now))
+        self._step(lambda s: parts.slept(s, trainer, instances=todo, tags=wanted, now=self.now))
         self._announce(wanted, list(todo))
         yield
         for instance, released in todo.items():

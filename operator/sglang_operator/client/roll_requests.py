@@ -2,12 +2,13 @@
 
 A request goes to the worker's own engine while that very instance runs: ROLL sends the samples of a
 prompt to one worker for the sake of its prefix cache.  One that this job has not written is asked
-behind an open gate only.  Where the instance has ended, or ends over the request, another engine
-answers that holds the same policy: one whose gate is open at the committed version, or in a pool
-without gates one that got all of this job's updates.  Where there is none for a while, nobody
-answers, and ROLL is told that the request was aborted: it goes on with others.  A job that has
-written nothing itself waits for a commit instead.  Where there is none for long, that is an error:
-nothing but a model update may help, and ROLL makes none before it has its answers.
+behind an open gate only, and none that gave up what was written.  Where the instance has ended, or
+ends over the request, another engine answers that holds the same policy: one whose gate is open at
+the committed version, or in a pool without gates one that got all of this job's updates.  Where
+there is none for a while, nobody answers, and ROLL is told that the request was aborted: it goes on
+with others.  A job that has written nothing itself waits for a commit instead.  Where there is none
+for long, that is an error: nothing but a model update may help, and ROLL makes none before it has
+its answers.
 """
 
 import asyncio
@@ -250,6 +251,7 @@ class Requests:
         late = time.monotonic() - AGAIN_SECONDS
         tired = {instance for instance, when in request.failed.items() if when > late}
         good = own.instance in wrote or _is_open(own, registry)
+        good = good and not _gave_up(own, registry)
         if good and _runs(own, registry) and own.instance not in tired:
             return own
         known = {each.instance for each in written}
@@ -321,6 +323,15 @@ def _is_open(engine: Engine, registry: Registry) -> bool:
     return any(each.gate in (None, "Open") for each in now)
 
 
+def _gave_up(engine: Engine, registry: Registry) -> bool:
+    """Whether its memory is released, or came back without the weights that were in it.
+
+    It is paused, and keeps whatever it is asked until it has weights again.
+    """
+    now = (each for each in registry.engines if each.instance == engine.instance)
+    return any(each.asleep or each.behind for each in now)
+
+
 def _states(registry: Registry) -> str:
     shown = (
         f"engine {e.rank}: {e.state}" + (f", gate {e.gate}" if e.gate else "")
@@ -331,7 +342,7 @@ def _states(registry: Registry) -> str:
 
 def _holds_the_policy(engine: Engine, registry: Registry, written: set[str | None]) -> bool:
     if engine.gate is None:
-        return engine.instance in written
+        return engine.instance in written and not _gave_up(engine, registry)
     committed = registry.weights.phase == Phase.COMMITTED.value
     return engine.gate == "Open" and (not committed or engine.version == registry.weights.version)
 

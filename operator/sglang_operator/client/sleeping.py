@@ -215,8 +215,9 @@ class Sleeper:
         """The instances that were, and what it freed; see the module for the order."""
         registry = await self._closed(hold.trainer.transaction, timeout, part)
         await asyncio.sleep(settle)
-        # Whoever came up since the others of the pool went to sleep releases what they did.
-        wanted = {*tags} if part is not ids.whole else {*before.released, *tags}
+        # Whoever came up since all others went to sleep releases what they did.
+        alone = part is not ids.whole or before.serving
+        wanted = {*tags} if alone else {*before.released, *tags}
         off = beside.off(registry.present, before, wanted)
         engines = [e for e in registry.present if e.holds and e not in off]
         await pausing.stop(

@@ -78,15 +78,14 @@ def slept(
     kept = frozenset(
         f"{run}/{tag}" for run in again for tag in {*state.released} - tags - state.sleeps(run)
     )
-    after = dataclasses.replace(after, woken=after.woken | kept)
-    if not state.apart:
-        return after
     gone = again if WEIGHTS in tags else frozenset[str]()
+    told = dataclasses.replace(after, woken=after.woken | kept, torn=state.torn | gone)
+    if not state.apart:  # what others released before is not given up by these
+        return dataclasses.replace(told, intact=state.intact and not gone)
     return dataclasses.replace(
-        after,
+        told,
         intact=state.intact,
         instances=state.instances - gone,
-        torn=state.torn | gone,
         apart=state.apart | again,
     )
 

@@ -168,6 +168,17 @@ def test_a_sleep_of_all_puts_the_rest_to_sleep_too(world, pool):
     assert gates(world) == ["Open"] * 4
 
 
+def test_a_sleep_of_all_on_less_than_the_part_leaves_the_others_their_weights(world, pool):
+    sleep(pool, FIRST)
+    pool.sleep(KEPT, settle=0)
+    assert asleep(world) == [["kv_cache", "weights"], ["kv_cache"], ["kv_cache"], ["kv_cache"]]
+    assert gates(world) == ["Closed"] * 4
+    after = pool.wake()
+    assert asleep(world) == [[]] * 4
+    assert (after.phase, len(after.instances)) == (Phase.COMMITTED, 3)
+    assert gates(world) == ["Closed", "Open", "Open", "Open"], "what the part gave up is gone"
+
+
 def test_who_wakes_all_wakes_the_part(world, pool):
     sleep(pool, FIRST, KEPT)
     assert pool.wake().phase is Phase.COMMITTED

@@ -88,6 +88,33 @@ def test_expand_wakes_the_part_alone_where_the_weights_were_kept(roll, reach):
     trained(story, reach, roll=roll, actor_train=every_second)
 
 
+def test_an_engine_that_gave_up_its_weights_leaves_its_requests_to_the_others(roll, reach):
+    """Expanded without an update it is paused, and keeps what it is asked."""
+
+    async def story(world, cluster):
+        await cluster.all("offload_part", [2, 3])
+        assert [sorted(e.released) for e in world.engines[2:]] == [["kv_cache", "weights"]] * 2
+        await cluster.all("load_part", [2, 3])
+        assert gates(world) == ["Open", "Open", "Closed", "Closed"]
+        for engine in world.engines:
+            engine.asked.clear()
+            if engine.paused:
+                engine.stuck.add("/generate")
+        payload = {"input_ids": [1], "sampling_params": {"n": 1}, "rid": "r"} | LOGPROBS
+        own = (each.generate_request(payload) for each in cluster.strategies[2:])
+        assert await asyncio.wait_for(asyncio.gather(*own), 5) == [ANSWER] * 2
+        asked = [[path for path, _ in e.asked if path == "/generate"] for e in world.engines]
+        assert [len(each) for each in asked] in ([1, 1, 0, 0], [2, 0, 0, 0], [0, 2, 0, 0])
+        await cluster.model_update("a2", "b2")
+        for engine in world.engines:
+            engine.stuck.clear()
+            engine.asked.clear()
+        assert await cluster.strategies[2].generate_request(payload) == ANSWER
+        assert "/generate" in [path for path, _ in world.engines[2].asked], "its own again"
+
+    trained(story, reach, roll=roll)
+
+
 def test_a_step_without_an_update_wakes_the_part_where_roll_loads_all(roll, reach):
     """Also where worker 0's own engine does not sleep."""
 

@@ -131,6 +131,16 @@ def test_a_sleep_of_all_closes_who_served_on():
     assert steps.wake(said, MINE, now=NOW, tags=BOTH).phase is Phase.AWAKE
 
 
+def test_a_sleep_of_all_on_less_gives_up_no_weights_but_those_of_the_part():
+    said = stored(steps.sleep(asleep(A), MINE, tags=["kv_cache"], **AT))
+    said = parts.slept(said, MINE, instances=[B, C], tags=["kv_cache"], now=NOW)
+    assert [said.sleeps(run) for run in (A, B, C)] == [{*BOTH}, {"kv_cache"}, {"kv_cache"}]
+    assert (said.instances, said.torn, said.intact) == (of(B, C), of(A), True)
+    said = steps.woke(stored(said), MINE, instances=[A, B, C], tags=BOTH)
+    after = steps.wake(said, MINE, now=NOW, tags=BOTH)
+    assert (after.phase, after.instances, after.torn) == (Phase.COMMITTED, of(B, C), of(A))
+
+
 def test_who_wakes_all_has_the_rest_go_on():
     said = asleep(A)
     said = steps.woke(said, MINE, instances=[A], tags=BOTH)
