@@ -41,6 +41,9 @@ log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
+# Beside writes the pool is decided upon again for at most so small a part of the time.
+_REST_FOR_LOOKS = 40.0
+
 
 class Reconciler:
     """Runs passes.  The queue sees to it that a pool has one at a time."""
@@ -188,7 +191,8 @@ class Reconciler:
                 publishing = self._publisher.publish(now, told, creating=True)
                 await self._beside_gates(now, decide, publishing)
 
-        return await self._beside(self._actor.pods(this, decision, acting), look), long
+        pods = self._actor.pods(this, decision, acting)
+        return await self._beside(pods, look, self._publish_interval), long
 
     async def _beside_gates(
         self, this: Pass, decide: Callable[[Pass], Decision], work: Coroutine[Any, Any, Result]
@@ -200,15 +204,21 @@ class Reconciler:
             if now is not None and await self._actor.gates(now, decide(now)):
                 this.requeue.now(Reason.GATES_MOVED)
 
-        return await self._beside(work, look)
+        # To write about a large pool takes a second or so: a look each time would double its cost.
+        at_rest = _REST_FOR_LOOKS * this.memory.planning_seconds
+        interval = min(max(at_rest, self._publish_interval), 2 * self._publish_interval)
+        return await self._beside(work, look, interval)
 
     async def _beside(
-        self, work: Coroutine[Any, Any, Result], look: Callable[[], Awaitable[None]]
+        self,
+        work: Coroutine[Any, Any, Result],
+        look: Callable[[], Awaitable[None]],
+        interval: float,
     ) -> Result:
         """What came of the work; while it goes on, the pool is looked at after each interval."""
         task = asyncio.create_task(work)
         try:
-            while not (await asyncio.wait({task}, timeout=self._publish_interval))[0]:
+            while not (await asyncio.wait({task}, timeout=interval))[0]:
                 await look()
             return task.result()
         finally:
