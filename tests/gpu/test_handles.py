@@ -10,8 +10,12 @@ ENDED_SECONDS = 60.0
 
 
 def test_a_handle_that_an_engine_cannot_open_ends_it_and_is_told(room, figures):
-    """A trainer on the same card, in a pod with a /dev/shm of its own: pods are isolated so."""
-    engine = room.engine()
+    """A trainer on the same card, in a pod with a /dev/shm of its own: pods are isolated so.
+
+    An engine that has taken handles from a trainer whose /dev/shm was its own too opens those of
+    any other with that process number: seen on an H200, with the right weights.
+    """
+    engine = room.fresh_engine()
     with room.client() as client:
         room.sync(client)
     before = len(room.failures("actor-infer"))
