@@ -57,6 +57,7 @@ CLAIMS_NOT_SERVED = "ClaimsNotServed"
 COUNTED_TWICE = "DevicesCountedTwice"
 SEATS_AWAITED = "WaitingForTrainersGPUs"
 TURN_AWAITED = "WaitingForWake"  # engines whose GPUs the trainer has
+RIVAL_AWAITED = "WaitingForOtherPool"  # engines whose GPUs those of another pool have
 ENGINES_UNPLACED = "EnginesUnplaced"  # some engines have no node, for whatever reason
 GATE_OFF = "GateOff"
 ENGINES_WITHOUT_GATE = "EnginesWithoutGate"

@@ -167,6 +167,11 @@ TURN_AWAITED = (
     "{engines} waiting: the trainer has these GPUs, by the Lease {lease}; started as soon as it "
     "gives them back: pool.wake(), or kubectl sglang weights wake {pool} -n {namespace}"
 )
+RIVAL_AWAITED = (
+    "{engines} waiting: {pools} has the memory of these GPUs{gpus}, by its Lease; started as soon "
+    "as that pool sleeps there, or is gone: pool.sleep() of it, or kubectl sglang weights sleep"
+)
+POOL_ELSEWHERE = "a pool of another namespace"
 SEATS_UNKNOWN = "; {engines} could not come back if lost: {why}"
 ENGINES_UNPLACED = (
     "{gpus} of {wanted} GPUs are assigned, on {nodes} nodes; the other engines have no node yet"

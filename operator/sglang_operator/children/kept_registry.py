@@ -38,6 +38,7 @@ def kept(known: LastKnown) -> dict[str, Any] | None:
                 **{key: weights[key] for key in ("gate", "lease")},
                 **trainer_registry.acted_upon(known.weights, engines),
                 **_by_weights(known, engines, turns=weights.get("turns") is True),
+                **trainer_registry.contended(known.weights),
                 **{key: weights[key] for key in _OF_SPEC if key in weights},
             },
             "engines": [

@@ -36,6 +36,7 @@ FORMATS: Mapping[str, Callable[[Sequence[str]], str]] = {SLIME_KEY: " ".join, AR
 
 MOST_NAMED = 8  # where there is no room for all: enough to look for the others
 MOST_REVISIONS = 24  # entries of them: engines may say what they like
+TAKEN, TAKEN_BESIDE = "taken", "takenBeside"
 RUNS_IN_PART = "runsInPart"  # told only where it is so
 _APART = "/"  # between a revision and the version of those of its engines that have another
 LAST_PORT = 65535
@@ -116,6 +117,8 @@ def document(pool: Pool, weights: GatePlan) -> dict[str, Any]:
     ``weights.turns``: engines are on their trainer's GPUs, and those that it has, by the Lease
     (``weights.turn``), have no engine started on them: ``weights.waits`` are the ranks that are not
     there for that.  It names none while the operator makes any.
+    ``weights.taken`` are the ranks whose GPUs engines of another pool have (``weights.takenBy``),
+    and ``weights.takenBeside`` such engines without one: none of them is made, or may be woken.
 
     Of a Lease that was emptied or put back it says what that said before, until the operator's own
     step stands there: the one that replaces it right then knows it by that.
@@ -142,6 +145,7 @@ def document(pool: Pool, weights: GatePlan) -> dict[str, Any]:
             "lease": names.weights_lease_name(pool.owner.name),
             **acted_upon(weights, every),
             **by_weights(weights, weights.listed),
+            **contended(weights),
             **_keeping_images(weights.listed),
             **({"turns": True} if pool.takes_turns else {}),
             **({"noSync": no_sync} if no_sync else {}),
@@ -190,12 +194,36 @@ def by_weights(weights: GatePlan, engines: Iterable[EngineStatus]) -> dict[str, 
         "asleep": stands.asleep(engines, told),
         "behind": stands.behind(engines, told),
         "waits": stands.waiting(engines, weights.transaction, weights.occupied),
+        TAKEN: [engine for engine in engines if engine.name in weights.taken],
     }
     ranks: dict[str, list[list[int]]] = {}
     for key, each in found.items():
         for engine in each:
             _extend(ranks.setdefault(key, []), engine.rank)
     return ranks
+
+
+def contended(weights: GatePlan) -> dict[str, list[str]]:
+    """Which pools have GPUs of these engines, and the engines without a rank of which they do."""
+    if not weights.taken:
+        return {}
+    beside = sorted({e.name for e in weights.others} & weights.taken.keys())
+    who = sorted({*weights.taken.values()})[:MOST_NAMED]
+    return {"takenBy": who, **({TAKEN_BESIDE: beside} if beside else {})}
+
+
+def told_taken(data: Mapping[str, str], transaction: str) -> frozenset[names.EngineName] | None:
+    """The engines of which a trainer was told, in this transaction, that another pool has their
+    GPUs; None where it has been told nothing in it yet."""
+    try:
+        told = orjson.loads(data[ENGINES_KEY])
+        weights, engines = told["weights"], told["engines"]
+        if weights["seen"] != transaction:
+            return None
+        found = [engines[r]["engine"] for a, z in weights.get(TAKEN, ()) for r in range(a, z + 1)]
+        return frozenset((*found, *weights.get(TAKEN_BESIDE, ())))
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+        return None
 
 
 def _facts(pool: Pool, weights: GatePlan, engine: EngineStatus) -> EngineFacts:

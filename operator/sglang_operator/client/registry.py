@@ -30,6 +30,7 @@ _BY_RANKS = (
     "asleep",
     "behind",
     "waits",
+    "taken",
 )  # what the registry tells of engines by their ranks
 
 
@@ -65,6 +66,7 @@ class Engine:
     asleep: bool = False  # its memory is released, or about to be
     behind: bool = False  # it is awake, and lacks what was committed last
     waits: bool = False  # it is not there, nor made, until its trainer gives its GPUs back
+    taken: bool = False  # another pool has the memory of its GPUs
     uuids: tuple[str, ...] = ()  # of its GPUs, where it shares them with its trainer
     keeps_images: bool = False  # what a vision tower has made of them, whatever weights come
     runs_in_part: bool = False  # one of its nodes is lost, and a process of it runs on another
@@ -127,6 +129,7 @@ class WeightsSection:
     no_sync: str = ""  # why no trainer may bring weights
     parts: bool = False  # whether it leaves the others in service while a part sleeps
     turns: bool = False  # whether a trainer has these GPUs in turns with the engines
+    taken_by: tuple[str, ...] = ()  # pools that have the memory of GPUs of engines (Engine.taken)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -305,7 +308,10 @@ def parse(config_map: Mapping[str, Any]) -> Registry:
                 _engine(item, earlier.get(item["rank"], current), said, weights.turns)
                 for item in document["engines"]
             ),
-            unlisted=tuple(_beside(item, weights.turns) for item in document.get("unlisted") or ()),
+            unlisted=tuple(
+                _beside(item, weights.turns, section.get("takenBeside") or ())
+                for item in document.get("unlisted") or ()
+            ),
             hidden=tuple(document.get("hidden") or ()),
             resource_version=int(metadata.get("resourceVersion") or 0),
         )
@@ -329,6 +335,7 @@ def _gates(section: Mapping[str, Any]) -> WeightsSection:
         no_sync=section.get("noSync") or "",
         parts=section.get("parts") is True,
         turns=section.get("turns") is True,
+        taken_by=tuple(section.get("takenBy") or ()),
     )
 
 
@@ -353,7 +360,8 @@ def _engine(
     in_turns: bool = False,
 ) -> Engine:
     rank = item["rank"]
-    images, asleep, behind, waits = (rank in said[key] if said else False for key in _BY_RANKS)
+    told = [rank in said[key] if said else False for key in _BY_RANKS]
+    images, asleep, behind, waits, taken = told
     return Engine(
         rank=rank,
         engine=item["engine"],
@@ -369,6 +377,7 @@ def _engine(
         version=item.get("version"),
         engine_version=engine_version,
         waits=waits,
+        taken=taken,
         uuids=tuple(item.get("uuids") or ()),
         keeps_images=images,
         asleep=asleep,
@@ -378,9 +387,10 @@ def _engine(
     )
 
 
-def _beside(item: Mapping[str, Any], in_turns: bool) -> Engine:
+def _beside(item: Mapping[str, Any], in_turns: bool, taken: Container[str]) -> Engine:
     by_rank = {"rank": NO_RANK, "gpus": 0, "rankOffset": 0}
     engine = _engine({**item, **by_rank}, item["engineVersion"], in_turns=in_turns)
+    engine = dataclasses.replace(engine, taken=engine.engine in taken)
     if item["state"] != _LEAVES:
         return engine
     until, grace = item.get("until") or "", float(item.get("graceSeconds") or 0)

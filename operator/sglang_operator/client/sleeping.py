@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 from sglang_operator import supervision
 from sglang_operator.client import beside, freed, pausing, texts, turns
 from sglang_operator.client import devices as ids
-from sglang_operator.client.confirming import confirmed
 from sglang_operator.client.errors import (
     EngineError,
     Expired,
@@ -415,7 +414,7 @@ class Sleeper:
             return only
         hold, state = await self._own()
         async with self._at_work(hold):
-            await confirmed(self._pool, hold.trainer.transaction)
+            await turns.let_in(self._pool, part, hold.trainer.transaction)
             after = await self._awaken(hold, state, tags, part, devices)
         if not after.holder:
             await self.stop()

@@ -20,6 +20,15 @@ NOTHING_FREED = (
     "another process took it at once. The engines are on record as asleep: wake them, or delete "
     "their pods"
 )
+TAKEN = (
+    "{engines}: {pools} has the memory of these GPUs, and of pools on the same GPUs at most one "
+    "may be awake there; nothing was taken, nobody was woken: put the engines of that pool to "
+    "sleep before (pool.sleep(), kubectl sglang weights sleep), and call again"
+)
+UNSEEN = (
+    "the operator has not said since this was begun whether another pool has the memory of these "
+    "GPUs; nobody was woken: call again"
+)
 CARD = "{uuid} holds {after} now and held {before} before"
 SAVER_OFF = (
     "{engines}: started without --enable-memory-saver, by its own word (/server_info), so that a "

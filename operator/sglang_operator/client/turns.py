@@ -11,8 +11,9 @@ import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from sglang_operator.client import beside, turn_texts
+from sglang_operator.client import beside, contention, turn_texts
 from sglang_operator.client import devices as ids
+from sglang_operator.client.confirming import confirmed
 from sglang_operator.client.errors import (
     ClusterError,
     EngineError,
@@ -81,6 +82,8 @@ async def stand(pool: "AsyncPool", part: ids.Part, current: Transaction, seconds
                 down = [engine for engine in theirs if not engine.up or engine.waits]
                 if not down:
                     return
+    latest = part(await pool.fresh())
+    contention.nobody_else(latest, latest.engines)
     waited = time.monotonic() - begun
     named = beside.named(down)
     raise NotReady(turn_texts.NOT_STANDING.format(engines=named, seconds=waited, pool=pool.name))
@@ -102,8 +105,19 @@ async def only_awaited(
     # Of GPUs without an engine a wake of all clears the record: nobody else would.
     left = not devices and bool(state.trainers)
     if left or any(state.trainers.has(engine.devices) for engine in registry.engines):
+        await contention.nobody_else_soon(pool, lambda found: part(found).engines)
         return await _given_back(pool, devices, wait=0.0)
     return state if any(not engine.up for engine in registry.engines) else None
+
+
+async def let_in(pool: "AsyncPool", part: ids.Part, transaction: str) -> None:
+    """The operator has seen this transaction, and lets the engines of the part have their GPUs.
+
+    Raises NotReady, also where another pool has them.
+    """
+    registry = await confirmed(pool, transaction)
+    if registry.weights.turns:
+        await contention.nobody_else_soon(pool, lambda it: part(it).present, transaction)
 
 
 async def before_a_sync(pool: "AsyncPool", wait: float) -> None:
@@ -115,6 +129,7 @@ async def before_a_sync(pool: "AsyncPool", wait: float) -> None:
     if not registry.weights.turns:
         return
     if any(engine.waits for engine in (await pool.fresh()).engines):
+        await contention.nobody_else_soon(pool, lambda found: found.engines)
         after = await _given_back(pool, (), wait=wait)
         await stand(pool, ids.whole, after, LOADING_SECONDS)
 
@@ -145,13 +160,16 @@ async def take(
         try:
             await _come(pool, part)
             # Also where all wait: an earlier process has left it, or another trainer has it.
-            return await pool.sleep(
+            freed = await pool.sleep(
                 tags,
                 devices=devices or None,
                 settle=settle,
                 timeout=max(1.0, min(ACKNOWLEDGE_SECONDS, left)),
                 loading=max(1.0, left),
             )
+            registry = part(await pool.fresh())
+            contention.nobody_else(registry, registry.engines)
+            return freed
         except (NotReady, Held, Expired, EngineError, StaleEpoch, ClusterError) as error:
             why: PoolError = error
         waited = time.monotonic() - begun
@@ -166,6 +184,7 @@ async def _come(pool: "AsyncPool", part: ids.Part) -> None:
     if state.phase is Phase.SYNCING:
         raise NotReady(turn_texts.AMID_A_SYNC.format(holder=state.holder or "nobody"))
     registry = part(await pool.fresh())
+    contention.nobody_else(registry, registry.engines)
     missing = [engine for engine in registry.engines if not (engine.up or engine.waits)]
     if missing or not registry.engines:
         registry.of(engine for engine in registry.engines if not engine.waits).require_up()

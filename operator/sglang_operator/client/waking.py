@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sglang_operator import supervision
-from sglang_operator.client import beside
+from sglang_operator.client import beside, contention
 from sglang_operator.client.errors import undone
 from sglang_operator.client.hold import LeaseHold
 from sglang_operator.client.lease import LeaseObservation, Step
@@ -44,6 +44,7 @@ async def resume(
         released = state.sleeps(engine.instance) & set(tags)
         if released:
             todo.setdefault(tuple(sorted(released)), []).append(engine)
+    await _have_their_gpus(pool, hold, [engine for group in todo.values() for engine in group])
     each = [(engine, wanted) for wanted, group in todo.items() for engine in group]
     outcomes = await supervision.all_to_their_end(
         pool.resume_memory([engine], list(wanted), hold.alive) for engine, wanted in each
@@ -55,6 +56,18 @@ async def resume(
     for outcome in outcomes:
         if outcome is not None:
             raise outcome
+
+
+async def _have_their_gpus(pool: "AsyncPool", hold: LeaseHold, engines: Sequence[Engine]) -> None:
+    """No other pool has the memory of the GPUs of these.  Raises NotReady."""
+    if not any(engine.in_turns for engine in engines):
+        return
+    runs = {engine.instance for engine in engines}
+    await contention.nobody_else_soon(
+        pool,
+        lambda registry: [e for e in registry.present if e.instance in runs],
+        hold.trainer.transaction,
+    )
 
 
 async def resume_all(

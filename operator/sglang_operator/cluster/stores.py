@@ -8,7 +8,7 @@ of all that was before it (``cluster.absence``).
 
 import dataclasses
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import msgspec
 
@@ -409,6 +409,11 @@ class PodStore:
         if entry.pod.gpus_seen and entry.pod.node:
             for pool in self.pools_on(entry.pod.node) - {entry.pool}:
                 self._wake(pool, False)
+
+    def tell(self, pools: Iterable[PoolKey]) -> None:
+        """Something became of GPUs that these pools have engines on, or wait for."""
+        for pool in pools:
+            self._wake(pool, False)
 
     def _note_vanished(self, gone: PodEntry) -> None:
         torn = self._torn.setdefault(gone.pool, set())

@@ -75,6 +75,7 @@ class Decider:
             to_come = {create.engine for create in memory.unsure.values()}
             occupied = standing.occupied(observed.all_pods) | to_come
             weights = replace(weights, occupied=occupied)
+        weights = replace(weights, taken=observed.rivals)
         memory.windows.learn(plan)
         memory.said, memory.handed_on = weights.said, plan.handed_on
         if plan.seating is not None:
@@ -93,7 +94,8 @@ class Decider:
         observed = self._observer.observe(this.key, this.memory, at)
         policy = spec.Weights(gate=stored.gate_of(this.record.status))
         weights = gates.decide(refused.owner, policy, (), observed, at.wall, self._asker.holder)
-        weights = replace(weights, occupied=standing.occupied(observed.all_pods))
+        occupied = standing.occupied(observed.all_pods)
+        weights = replace(weights, occupied=occupied, taken=observed.rivals)
         this.memory.said = weights.said
         this.memory.planning_seconds = time.perf_counter() - begun
         self._asker.permit(this.key, this.memory, weights)

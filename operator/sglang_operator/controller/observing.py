@@ -10,13 +10,14 @@ from sglang_operator.cluster.node_store import NodeStore
 from sglang_operator.cluster.stores import PodStore, PoolKey, PoolStore
 from sglang_operator.controller import explaining, leaving
 from sglang_operator.controller.asking import Asker
+from sglang_operator.controller.contending import Contending
 from sglang_operator.controller.memory import Memory
 from sglang_operator.controller.reading import EndReader
 from sglang_operator.observed import ends
 from sglang_operator.observed.model import Observed, ObservedChild, ObservedPod
 from sglang_operator.observed.moment import Moment
 from sglang_operator.placement.devices import Inventory
-from sglang_operator.placement.seats import TrainerPod
+from sglang_operator.placement.seats import Seating, TrainerPod
 from sglang_operator.plan import seating
 from sglang_operator.pool.resolve import Pool
 
@@ -58,6 +59,7 @@ class Observer:
         self._view = view
         self._asker = asker
         self._reader = EndReader()
+        self._contending = Contending(view)
 
     async def read_ends(self, key: PoolKey) -> bool:
         """Read what this pool's engines said at their end; whether all of it is read."""
@@ -82,7 +84,6 @@ class Observer:
         trainers = self._view.trainers(key.namespace)
         published = seating.published(children, key.name, memory.uid)
         observed = Observed(
-            neighbours=self._neighbours(key, pods.own),
             pods=explaining.with_events(memory, own),
             unread=unread,
             taken=pods.taken,
@@ -111,42 +112,37 @@ class Observer:
             handed_on=memory.handed_on,
             leaving=leaving.why(record, namespace_ends=memory.namespace_ends(at.steady)),
         )
-        return self._with_holders(key, memory, observed, at)
+        pool = memory.resolved if isinstance(memory.resolved, Pool) else None
+        seats = seating.of(pool, observed) if pool is not None else None
+        observed = self._with_holders(key, memory, observed, seats, at)
+        return self._contending.seen(key, pool, seats, observed, at.steady)
+
+    def making(self, key: PoolKey, makes: bool) -> None:
+        """Whether pods of this pool are on their way that the stores do not have yet."""
+        self._contending.making(key, makes)
+
+    def forget(self, key: PoolKey) -> None:
+        """The pool is gone."""
+        self._contending.forget(key)
 
     def _with_holders(
-        self, key: PoolKey, memory: Memory, observed: Observed, at: Moment
+        self, key: PoolKey, memory: Memory, observed: Observed, seats: Seating | None, at: Moment
     ) -> Observed:
         """With others' pods that may hold its GPUs, where no scheduler counts these.
 
         While these are not all known nothing is made.
         """
-        pool = memory.resolved
-        if not isinstance(pool, Pool) or not pool.placement.seats:
+        if seats is None:
             memory.beyond = 0
             return observed
         memory.beyond = self._view.pods.unseen.beyond(key.namespace)
         until = at.steady + seating.LOOK_SECONDS if memory.beyond else 0.0
-        seats = seating.of(pool, observed)
-        known = seats.seats.values() if seats is not None else ()
-        gpus = {gpu for of_one in known for seat in of_one for gpu in seat.gpus}
+        gpus = {gpu for of_one in seats.seats.values() for seat in of_one for gpu in seat.gpus}
         return replace(
             observed,
             departing=tuple(self._departing(memory.uid, sorted(gpus))),
             creates_blocked_until=max(memory.blocked_until, until),
         )
-
-    def _neighbours(self, key: PoolKey, own: Iterable[ObservedPod]) -> tuple[str, ...]:
-        """The other pools that have engines on its GPUs, where it is told which these are."""
-        found = {
-            str(entry.pool)
-            for pod in own
-            if pod.node
-            for gpu in pod.gpus_seen
-            for entry in self._view.pods.on_gpu(gpu)
-            if entry.pool.name and entry.pool != key and entry.pod.may_hold_memory
-            if entry.pod.node == pod.node
-        }
-        return tuple(sorted(found))
 
     def _departing(self, uid: names.Uid, gpus: Iterable[str]) -> Iterator[ObservedPod]:
         """Pods that may hold these GPUs of the trainer and are not the pool's of this UID: on their

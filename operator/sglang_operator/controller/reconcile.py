@@ -136,12 +136,14 @@ class Reconciler:
         decision = decide(this)
         # Gates first: what must be kept from clients cannot wait for pods.
         moved = await self._actor.gates(this, decision)
+        self._observer.making(this.key, this.memory.in_doubt or bool(decision.plan.creates))
         outcome, long = await self._act_and_tell(this, decision)
         outcome.failed = outcome.failed or doubt
         if outcome.gone:
             self._view.pools.gone(this.key, this.memory.uid)
             return
         self._actor.learn(this, decision, outcome)
+        self._observer.making(this.key, this.memory.in_doubt)
         if self._decides_anew(this, decision, moved=moved, long=long):
             return  # what is told is what stands once that is seen
         if stays := decision.plan.to_go - outcome.taken:
@@ -266,6 +268,7 @@ class Reconciler:
             store.forget_losses(key)
         self._recorder.forget(key)
         self._asker.nothing(key)
+        self._observer.forget(key)
 
     # --- what is counted
 

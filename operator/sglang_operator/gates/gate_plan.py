@@ -57,6 +57,8 @@ class GatePlan:
     hidden: tuple[str, ...] = ()
     # Engines whose pods hold memory or are yet to; None: others are being made, or need no turn.
     occupied: frozenset[names.EngineName] | None = None
+    # Engines whose GPUs another pool has, and which: none of them resumes its memory.
+    taken: Mapping[names.EngineName, str] = field(default_factory=dict)
 
     @cached_property
     def epoch(self) -> str:
@@ -118,6 +120,7 @@ class GatePlan:
             serves=serves,
             complete=bool(self.listed) and all(engine.up for engine in self.listed),
             waits=len(standing.waiting(self.engines, self.transaction, self.occupied)),
+            taken=len(self.taken),
         )
 
     @cached_property

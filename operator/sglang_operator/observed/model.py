@@ -472,6 +472,7 @@ class Observed:
     doubted_revision: str = ""
     revisions: Mapping[str, EngineFacts] = field(default_factory=dict)  # earlier ones', if known
     neighbours: tuple[str, ...] = ()  # other pools on the same GPUs
+    rivals: Mapping[EngineName, str] = field(default_factory=dict)  # who has an engine's GPUs
     departing: tuple[ObservedPod, ...] = ()  # of other pools, or of none now, with uncounted GPUs
 
     @property

@@ -88,6 +88,8 @@ class Plan:
     # Engines that wait for GPUs which a pod may hold that is no engine of the pool, by its name.
     kept_out: Mapping[EngineName, str] = field(default_factory=dict)
     turned: tuple[EngineName, ...] = ()  # that wait until the trainer gives their GPUs back
+    # Those that wait until the engines of another pool sleep on their GPUs, and which pool's.
+    rivalled: Mapping[EngineName, str] = field(default_factory=dict)
     handed_on: Mapping[EngineName, ObservedPod] = field(default_factory=dict)  # for the next pass
     untried: bool = False  # there is no pod of the present revision
     lingering: tuple[ObservedPod, ...] = ()  # deleted, and still there long after their grace

@@ -61,6 +61,7 @@ def plan(planner: Planner) -> Plan:
         unseated=tuple(planner.unseated),
         kept_out=planner.kept_out,
         turned=tuple(planner.turned),
+        rivalled=planner.rivalled,
         handed_on=_all_handed_on(planner),
         neighbours=planner.observed.neighbours,
         at=planner.now,

@@ -82,6 +82,7 @@ class Planner:
         self.unseated: list[EngineName] = []
         self.kept_out: dict[EngineName, str] = {}  # by a pod that is no engine's now
         self.turned: list[EngineName] = []  # that wait until the trainer gives their GPUs back
+        self.rivalled: dict[EngineName, str] = {}  # that wait for another pool's to sleep there
         self.handed_on: dict[EngineName, ObservedPod] = {}
         # Where pods belong, if that is not the scheduler's to say.
         self.seating = seating.of(pool, observed)
@@ -386,6 +387,9 @@ class Planner:
             self.awaits_turn(engine.name)
             return None
         seats = self.seating.seats.get(engine.name)
+        if seats and (rival := self.observed.rivals.get(engine.name)):
+            self.awaits_rival(engine.name, rival)
+            return None
         held = self._holders.of(seats[rank] for rank in node_ranks) if seats else ()
         if seats and not held:
             return seats
@@ -405,6 +409,11 @@ class Planner:
         self.podless[name] = EngineState.WAITING
         if name not in self.turned:
             self.turned.append(name)
+
+    def awaits_rival(self, name: EngineName, rival: str) -> None:
+        """The engine is not made before those of that pool sleep, or are gone."""
+        self.podless[name], self.rivalled[name] = EngineState.WAITING, rival
+        self.wakes.append(self.now + seating.LOOK_SECONDS)
 
     @cached_property
     def _holders(self) -> seating.Holders:

@@ -326,7 +326,8 @@ def _progress(
     if troubles:
         return troubles[0].reason, _bounded(troubles[0].message)
     first = (holdups.unallocated, holdups.waiting)
-    waits = (*first, holdups.unseated, holdups.turned, holdups.lingering)
+    turns = (holdups.turned, holdups.rivalled)
+    waits = (*first, holdups.unseated, *turns, holdups.lingering)
     rooms = (rollout_waits.cramped, gangs.waiting, holdups.pending, holdups.queued)
     for check in (holdups.lost, _failing, *waits, *rooms):
         if told := check(pool, plan.with_beside, seen):

@@ -139,6 +139,9 @@ def unallocated(pool: Pool, plan: Plan, _: object) -> tuple[str, str] | None:
     )
 
 
+_MOST_GPUS = 2  # that are named: which pool it is tells the rest
+
+
 def misplaced(plan: Plan) -> tuple[str, str] | None:
     """What is known of the trainer's GPUs contradicts itself: nobody can be put there."""
     problem = plan.seating.problem if plan.seating is not None else None
@@ -170,6 +173,21 @@ def turned(pool: Pool, plan: Plan, _: object) -> tuple[str, str] | None:
         namespace=pool.owner.namespace,
     )
     return conditions.TURN_AWAITED, message
+
+
+def rivalled(pool: Pool, plan: Plan, _: object) -> tuple[str, str] | None:
+    """Engines that are not started, for those of another pool have the memory of their GPUs."""
+    if not plan.rivalled or plan.seating is None:
+        return None
+    seats = [seat for name in plan.rivalled for seat in plan.seating.seats.get(name, ())]
+    gpus = [gpu for seat in seats if not seat.claim for gpu in seat.gpus]
+    more = f" and {len(gpus) - _MOST_GPUS} more" if len(gpus) > _MOST_GPUS else ""
+    message = texts.RIVAL_AWAITED.format(
+        engines=texts.engines(len(plan.rivalled)),
+        pools=", ".join(sorted({*plan.rivalled.values()})),
+        gpus=f" ({', '.join(gpus[:_MOST_GPUS])}{more})" if gpus else "",
+    )
+    return conditions.RIVAL_AWAITED, message
 
 
 def bound(plan: Plan) -> str:

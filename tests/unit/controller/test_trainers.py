@@ -115,16 +115,12 @@ def test_pools_on_the_same_gpus_tell_of_each_other():
         api = fake_api.Api()
         async with fake_api.operator(api, watch_nodes=False):
             run_trainer(api, a_slot(0))
-            for name in ("one", "two"):
-                api.make("rl", name, placement=by_hand(a_slot(0)))
-            await api.until(lambda: len(engines(api)) == 2)
+            api.make("rl", "one", placement=by_hand(a_slot(0)))
+            await api.until(lambda: api.reason("rl", "one") == "PoolReady")
             assert not told(api, "one")
-            for pod in engines(api):
-                path = paths.pod("rl", pod["metadata"]["name"])
-                api.touch(path, {"spec": {"nodeName": "gpu-0"}})
+            api.make("rl", "two", placement=by_hand(a_slot(0)))
             await api.until(lambda: told(api, "one") and told(api, "two"))
             api.change("rl", "two", {**api.pool("rl", "two")["spec"], "suspend": True})
-            await api.until(lambda: len(engines(api)) == 1)
             await api.until(lambda: not told(api, "one"))
 
     asyncio.run(story())
