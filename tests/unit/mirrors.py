@@ -45,6 +45,7 @@ COVERED_BY = {
     "cli/check_object.py": "cli/test_lint.py",
     "cli/checks/addresses.py": "cli/test_doctor.py",
     "cli/checks/check.py": "cli/test_doctor.py",
+    "cli/checks/claims.py": "cli/test_doctor_claims.py",
     "cli/checks/deployed.py": "cli/test_doctor.py",
     "cli/checks/limits.py": "cli/test_doctor.py",
     "cli/checks/occupancy.py": "cli/test_doctor.py",

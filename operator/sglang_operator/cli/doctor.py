@@ -5,7 +5,7 @@
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import click
@@ -16,7 +16,15 @@ from rich.text import Text
 from sglang_operator import __version__
 from sglang_operator.api import names
 from sglang_operator.cli import structure, texts
-from sglang_operator.cli.checks import addresses, colocation, deployed, limits, occupancy, operators
+from sglang_operator.cli.checks import (
+    addresses,
+    claims,
+    colocation,
+    deployed,
+    limits,
+    occupancy,
+    operators,
+)
 from sglang_operator.cli.checks.check import Check, Grade, unknown
 from sglang_operator.cli.cluster import operator_leases
 from sglang_operator.cli.cluster.kubectl import Cluster, ClusterError
@@ -54,6 +62,7 @@ def facts(cluster: Cluster) -> tuple[str, dict[str, bytes | ClusterError]]:
         "limits": (f"/api/v1/namespaces/{scope}/limitranges", {}),
         "groups": ("/apis", {}),
         **colocation.questions(scope),
+        **claims.QUESTIONS,
     }
     found = cluster.gather(questions)
     again = operator_leases.second_look(cluster, found["leases"], time.time())
@@ -86,7 +95,7 @@ def examine(scope: str, found: Facts, now: float) -> Iterator[Check]:
     yield from addresses.check(found)
     pools = occupancy.seen(found, now)
     seen = None if isinstance(pools, ClusterError) else pools
-    yield _gpus(found["nodes"], seen)
+    yield _gpus(found["nodes"], seen, claims.published(found))
     about_pools = occupancy.check(pools)
     if about_pools:
         yield about_pools
@@ -95,6 +104,7 @@ def examine(scope: str, found: Facts, now: float) -> Iterator[Check]:
     yield from _quotas(scope, found["quotas"])
     yield from limits.check(scope, found["limits"], seen)
     yield from colocation.check(scope, found, seen)
+    yield from claims.check(scope, found, seen)
     yield _monitoring(found["groups"])
 
 
@@ -167,7 +177,9 @@ def _fields(node: Any, at: str = "spec") -> set[str]:
     return found
 
 
-def _gpus(answer: bytes | ClusterError, pools: ClusterView | None) -> Check:
+def _gpus(
+    answer: bytes | ClusterError, pools: ClusterView | None, published: Collection[str] = ()
+) -> Check:
     name = "GPUs"
     if isinstance(answer, ClusterError):
         return unknown(name, answer)
@@ -183,6 +195,9 @@ def _gpus(answer: bytes | ClusterError, pools: ClusterView | None) -> Check:
             away.add(node["metadata"]["name"])
         for key, count in held.items():
             counts.setdefault(key, {})[node["metadata"]["name"]] = count
+    if not nodes and published:
+        what = texts.GPUS_PUBLISHED.format(nodes=len(published))
+        return Check(name=name, grade=Grade.GOOD, what=what, do=texts.DO_BY_CLAIMS)
     if not nodes:
         return Check(name=name, grade=Grade.BAD, what=texts.GPUS_NONE, do=texts.DO_PLUGIN)
     told = ", ".join(f"{sum(found.values())} {key}" for key, found in sorted(counts.items()))

@@ -154,6 +154,11 @@ DO_FEWER_ENGINES = (
 POOLS_NONE = "none yet"
 POOLS_READY = "{ready} of {total} are Ready"
 DO_STATUS_ALL = "kubectl sglang status -A"
+GPUS_PUBLISHED = "none is counted on any node; a driver publishes devices of {nodes} nodes"
+DO_BY_CLAIMS = (
+    "use placement.mode Slot, or Count where the DeviceClass has an extendedResourceName that is "
+    "placement.resourceName (how-to/colocate-by-claims)"
+)
 DO_PLUGIN = "install the GPU vendor's device plugin (or GPU operator); kubectl describe nodes"
 DO_RESOURCE_NAME = "name the resource in spec.placement.resourceName"
 DO_NODES_AWAY = "kubectl get nodes: those that are NotReady or cordoned"
@@ -211,6 +216,21 @@ SHARED_FOLDER = "engines of {pools} are not root, and a folder that kubelet make
 DO_FOLDER = "make the folder on each node beforehand, with mode 1777, or use a claim"
 SHARED_NO_TRAINER = "no pod has the label {label}: engines of {pools} wait for their trainer"
 DO_TRAINER = "start the trainer, with that label on its pods (how-to/colocate.md)"
+CLAIMS_GOOD = "claims are served, and nothing keeps {pools} from their devices, as far as is seen"
+CLAIMS_NOT_SERVED = "ResourceClaims are not served in resource.k8s.io/v1 (found: {found})"
+DO_SERVE_CLAIMS = "upgrade to Kubernetes 1.34 or newer, or use placement.mode Shared or Count"
+CLAIMS_NO_CLASS = "claims of pool {pool} ask for the DeviceClass {name}, which is not there"
+DO_DEVICE_CLASS = (
+    "install the GPU vendor's driver for dynamic resource allocation, or name one of these in "
+    "placement.slot.deviceClassName: {known}"
+)
+CLAIMS_NO_DEVICES = "no driver publishes devices: there is no ResourceSlice with any"
+DO_DRIVER = "look at the pods of the GPU vendor's driver for dynamic resource allocation"
+CLAIMS_COUNTED_TWICE = (
+    "GPUs of {nodes} are published by a driver and counted by a device plugin too ({resource}): "
+    "two pods would be given one, and pools there are refused"
+)
+DO_COUNT_ONCE = "take the device plugin from these nodes, or the driver (how-to/colocate-by-claims)"
 MONITORING_THERE = "the Prometheus Operator is there: kubectl apply -k manifests/monitoring"
 MONITORING_MISSING = "no Prometheus Operator; /metrics is served all the same"
 
