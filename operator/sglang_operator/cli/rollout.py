@@ -14,8 +14,9 @@ from sglang_operator.cli.cluster.kubectl import Cluster
 from sglang_operator.cli.options import NOT_SO, OK, complete_pool, ends, where
 from sglang_operator.diagnosis import causes
 from sglang_operator.pool.resolve import Pool
-from sglang_operator.status import rollout_waits
+from sglang_operator.status import rollout_waits, stored
 from sglang_operator.view.cluster_view import PoolView
+from sglang_operator.weights import times
 
 # kubectl's own key for the same purpose, so that dashboards and people know it.
 RESTARTED_AT = "kubectl.kubernetes.io/restartedAt"
@@ -46,12 +47,33 @@ def status(pool: PoolView) -> Iterator[str]:
         if resolved.max_surge:
             goes_on = rollout_waits.rolling(resolved, pool.plan, current)[1]
         waiting = pool.plan.waiting
-        yield held or (rollout_waits.message(resolved, waiting) if waiting else goes_on)
+        if waiting is not None:
+            goes_on = rollout_waits.message(resolved, waiting)
+        said = _said(pool)
+        yield held or said or goes_on
+        until = _window_ends(pool)
+        if until and until not in said:
+            yield texts.ROLLOUT_WINDOW.format(until=until)
     stalled = pool.condition(conditions.STALLED)
     if stalled.get("reason") == conditions.PROGRESS_DEADLINE:
         yield stalled["message"]
     if rollout.partition:
         yield texts.ROLLOUT_PARTITION.format(partition=rollout.partition)
+
+
+def _said(pool: PoolView) -> str:
+    """What the operator says that a rollout waits for: it knows of the trainer.  Empty: nothing."""
+    told = pool.condition(conditions.RECONCILING) if pool.observed else {}
+    waits = told.get("status") == conditions.TRUE
+    waits = waits and told.get("reason") == conditions.ROLLOUT_WAITING
+    return told.get("message", "") if waits else ""
+
+
+def _window_ends(pool: PoolView) -> str:
+    """Until when no engine that serves goes in the middle of a step; empty: it is not so."""
+    window = stored.understood(pool.status).get("rollout", {}).get("window")
+    until = window.get("until") if isinstance(window, dict) and pool.observed else ""
+    return times.shown(times.seconds(until)) if times.seconds(until) else ""
 
 
 def _kept_back(pool: PoolView, resolved: Pool) -> str:

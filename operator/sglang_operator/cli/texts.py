@@ -68,6 +68,9 @@ ROLLOUT_REFUSED = (
 ROLLOUT_STATUS = "{current}/{desired} engines run revision {revision}"
 ROLLOUT_PAUSED = "rollout.paused: the others stay as they are until it is resumed"
 ROLLOUT_GOES_ON = "the others follow, at most {budget} away at a time"
+ROLLOUT_WINDOW = (
+    "rollout.window BetweenSteps: until {until} engines that serve go only as a trainer's step ends"
+)
 ROLLOUT_STUCK = (
     "{engine} on the new revision does not start, and the others wait for it: {reason}: {message}; "
     "{advice}"

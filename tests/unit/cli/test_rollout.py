@@ -60,3 +60,26 @@ def test_a_rollout_that_takes_too_long_says_what_the_operator_told():
     }
     world.pools[0]["status"]["conditions"].append(said)
     assert said["message"] in list(rollout.status(_pool(cluster(world))))
+
+
+def test_a_rollout_that_waits_for_a_step_says_so_and_until_when():
+    """What the operator knows of the trainer no look at pods tells."""
+    world = guide()
+    for pod in world.pods[:3]:
+        pod["metadata"]["labels"]["sglang-operator.dev/revision"] = "older"
+    status = world.pools[0]["status"]
+    until = "2027-01-15T08:10:00Z"
+    window = {"revision": "x", "since": "2027-01-15T08:00:00Z", "until": until}
+    status["rollout"] = {"window": window}
+    lines = list(rollout.status(_pool(cluster(world))))
+    assert lines[1].startswith("the rollout waits for the next sync"), "a step has just ended"
+    assert f"until {until} engines that serve go only as a trainer's step ends" in lines[2]
+    said = f"the rollout waits for the end of the trainer's step: from {until} on it goes on"
+    waits = {"type": "Reconciling", "status": "True", "reason": "RolloutWaiting", "message": said}
+    kept = [each for each in status["conditions"] if each["type"] != "Reconciling"]
+    status["conditions"] = [*kept, waits]
+    assert list(rollout.status(_pool(cluster(world))))[1:] == [said]
+    world.pools[0]["metadata"]["generation"] += 1
+    lines = list(rollout.status(_pool(cluster(world))))
+    assert lines[1].startswith("the rollout waits for the next sync"), "it was of another spec"
+    assert len(lines) == 2
