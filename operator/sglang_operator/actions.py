@@ -127,6 +127,7 @@ def pod_actions(
                 node_rank=node_rank,
                 seat=seat,
                 near=near(create, node_rank),
+                start=create.start,
             )
             name = body["metadata"]["name"]
             engine = create.engine.name
@@ -208,10 +209,11 @@ def child_actions(
 
 def group_actions(
     pool: Pool, plan: Plan, observed: Observed
-) -> dict[names.EngineName, list[ChildAction]]:
-    """What makes the groups of a gang's scheduler that the plan's pods are to be of, by engine."""
+) -> dict[tuple[names.EngineName, ...], list[ChildAction]]:
+    """What makes the groups of a gang's scheduler that the plan's pods are to be of, by the engines
+    of each."""
     return {
-        before.engine: steps
+        before.engines: steps
         for before in gang_groups.before_pods(pool, plan, observed)
         if (steps := list(_group_steps(pool, before, observed)))
     }

@@ -112,6 +112,42 @@ def test_two_pools_that_cannot_both_fit_do_not_hold_each_other_up(plane):
     up.remove()
 
 
+def test_two_pools_of_which_each_needs_all_nodes_start_one_after_the_other(plane):
+    """Engines of one node each: by themselves each pool may get one of two, and wait for ever."""
+    namespace = plane.namespace("start")
+    pools = [PoolUnderTest(plane, namespace, name) for name in ("first", "second")]
+    of_one = {"num_gpus_per_worker": 8, "device_mapping": "list(range(0,16))"}
+    for pool in pools:
+        pool.apply(**of_one, scheduling={"gang": "PodGroup", "minEngines": 2})
+    plane.wait(lambda: any(pool.is_ready() for pool in pools), 60, "one of two pools")
+    up, waits = sorted(pools, key=lambda pool: not pool.is_ready())
+    waits.wait(
+        lambda: ready(waits).get("reason") == conditions.WAITING_FOR_GANG, "waiting for its gang"
+    )
+    assert "has room for 2 at once (scheduling.minEngines 2; 1 pod" in ready(waits)["message"]
+    assert {"first-start-2-0", "second-start-2-0"} == groups(waits, of("PodGroup")).keys()
+    # One engine goes: its next try has the node, for the other pool's two do not fit on it.
+    gone = up.pods()[0]["metadata"]
+    up.kubectl("delete", "pod", gone["name"], "--wait=false")
+    up.wait(lambda: gone["uid"] not in {p["metadata"]["uid"] for p in up.pods()}, "it gone")
+    up.wait(up.is_ready, "the replacement, by itself", 60)
+    assert placed(waits) == 0
+    # Fewer than it began with run on, and one node is not enough for the other.
+    up.patch({"replicas": 1})
+    up.wait(lambda: len(up.pods()) == 1 and up.is_ready(), "one engine alone", 60)
+    until = time.monotonic() + QUIET_SECONDS
+    while time.monotonic() < until:
+        assert (placed(up), placed(waits)) == (1, 0)
+        time.sleep(0.2)
+    # Who asks for less has it at once, for who waits is made anew.
+    waits.patch({"scheduling": {"minEngines": 1}})
+    waits.wait(lambda: placed(waits) == 1, "the node that is free", 60)
+    for pool in pools:
+        pool.delete("--wait=false")
+    up.remove()
+    waits.remove()
+
+
 @pytest.mark.parametrize("name", sorted(DEFINITIONS))
 def test_groups_are_taken_as_the_projects_definition_has_them(plane, name):
     declared = of(name)

@@ -174,6 +174,7 @@ COVERED_BY = {
     "plan/rules/missing.py": "plan/test_rules.py",
     "plan/rules/queued.py": "scheduling/test_kueue.py",
     "plan/rules/replaced.py": "plan/test_rollout.py",
+    "plan/rules/started.py": "plan/test_starting.py",
     "plan/rules/tuned.py": "pool/test_tuning.py",
     "plan/rules/turned.py": "plan/test_turned.py",
     "gates/awaited.py": "gates/test_decide.py",

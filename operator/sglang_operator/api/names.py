@@ -44,6 +44,7 @@ ANNOTATION_SLOT = f"{GROUP}/slot"  # of an engine on a trainer's GPUs: whose the
 ANNOTATION_MADE_OF = (
     f"{GROUP}/made-of"  # on an object whose spec is not to be changed: a hash of it
 )
+ANNOTATION_START = f"{GROUP}/start"  # the group of a pod that starts with those of other engines
 ANNOTATION_FAILURES = f"{GROUP}/failures-in-a-row"
 ANNOTATION_STARTUP_FAILURES = f"{GROUP}/startup-failures"
 ANNOTATION_STARTUP_REASON = f"{GROUP}/startup-failure-reason"
@@ -132,6 +133,9 @@ _ENGINE = re.compile(r"g[0-9]+(-[0-9]+)?(x[0-9]+(-[0-9]+)?)*|h[0-9a-f]{9,12}|r[0
 _REVISION = re.compile(r"[0-9a-f]{10}")  # pool/revision
 # The last part of a pod's name: the attempt, and which of several pods it is (``12n3``).
 _ATTEMPT = re.compile(r"(?P<attempt>[0-9]{1,9})(n(?P<node_rank>[0-9]{1,4}))?")
+# The end of the name of a group in which engines start together: of how many pods it is, and which
+# one of so many it is (``start-8-0``).
+_START = re.compile(r"-start-(?P<pods>[0-9]{1,7})-(?P<number>[0-9]{1,9})")
 
 OWN_PREFIXES = (f"{GROUP}/",)
 OWN_LABELS = frozenset({LABEL_NAME, LABEL_INSTANCE, LABEL_COMPONENT, LABEL_MANAGED_BY})
@@ -172,8 +176,22 @@ def is_pod_of(name: str, pool: str, engine: EngineName) -> bool:
     return name == pod_name(pool, engine, attempt_of(name), node_rank_of(name))
 
 
+def start_name(pool: str, pods: int, number: int) -> str:
+    """The name of the group of so many pods with which a pool starts; ``start_of`` reads it."""
+    return f"{pool}-start-{pods}-{number}"
+
+
+def start_of(name: str, pool: str) -> tuple[int, int] | None:
+    """Pods and number of a pool's start, by the name of its group; None: it is no such name."""
+    found = _START.fullmatch(name.removeprefix(pool)) if name.startswith(pool) else None
+    return (int(found["pods"]), int(found["number"])) if found else None
+
+
 def is_group_name(name: str, pool: str) -> bool:
-    """Whether the pods of one try at an engine of this pool can be a group of this name."""
+    """Whether pods of this pool can be a group of this name: those of one try at an engine, or
+    those of the engines with which it starts."""
+    if start_of(name, pool) is not None:
+        return True
     engine = engine_of(name, pool)
     return is_engine(engine) and name == pod_name(pool, engine, attempt_of(name))
 

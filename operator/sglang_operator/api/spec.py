@@ -232,6 +232,7 @@ class Scheduling(_Section, frozen=True, kw_only=True):
     scheduler_name: str | None = None
     priority_class_name: str | None = None
     gang: Gang = Gang.NONE
+    min_engines: int | None = None  # that start at once or not at all; None: each by itself
     queue_name: str | None = None
     workload_priority_class_name: str | None = None
     required_topology: str | None = None

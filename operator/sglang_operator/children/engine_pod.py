@@ -35,16 +35,17 @@ def pod(
     node_rank: int = 0,
     seat: Seat | None = None,
     near: str = "",
+    start: str = "",
 ) -> dict[str, Any]:
     """One engine's pod, or that of this node rank.  ``shared`` is ``template(pool)``; it is not
     changed.  ``seat``: where it belongs, if that is not the scheduler's to say; ``near``: the node
-    that it is rather to be on."""
+    that it is rather to be on; ``start``: the group that it starts in with other engines."""
     meta, own = shared["metadata"], _of_rank(shared, engine)
     name = member_name(pool, engine, attempt, node_rank)
     if node_rank:
         own |= _following(pool, {**shared["spec"], **own}, engine, attempt, node_rank)
     revisions = tuple(sorted(pool.accepted))
-    member = Member(pool.owner.name, engine.name, attempt, engine.pods, node_rank, revisions)
+    member = Member(pool.owner.name, engine.name, attempt, engine.pods, node_rank, revisions, start)
     own |= gangs.member_spec(pool.spec, member)
     own |= constrained.spec({**shared["spec"], **own}, gangs.constraints(pool.spec, member))
     if near and seat is None:
@@ -70,6 +71,8 @@ def pod(
     }
     if seat is not None:
         annotations |= seated.annotations(seat)
+    if start:
+        annotations[names.ANNOTATION_START] = start
     if engine.pods > 1:
         annotations[names.ANNOTATION_NODES] = str(engine.pods)
     if node_rank:

@@ -6,6 +6,8 @@ when it is deleted, and the next try at its engine has the name of the one befor
 that name says is of the spec of then, and Kubernetes lets nobody change its own.  So it goes, and
 is made anew, before there are pods that name it.  It stays as long as one of them is there,
 whatever the pool asks for by then, and is made anew if somebody deletes it meanwhile.
+
+The engines with which a pool starts have one for all (``plan.starting``).
 """
 
 import hashlib
@@ -18,7 +20,9 @@ import orjson
 from sglang_operator.api import names
 from sglang_operator.api.names import EngineName
 from sglang_operator.children import metadata
-from sglang_operator.observed.model import Observed
+from sglang_operator.observed.model import Observed, ObservedPod
+from sglang_operator.plan import starting
+from sglang_operator.plan.decision import CreateEngine
 from sglang_operator.plan.plan import Plan
 from sglang_operator.pool.resolve import Engine, Owner, Pool
 from sglang_operator.scheduling import gangs
@@ -46,12 +50,16 @@ def _wanted(declared: Grouped, pool: Pool, observed: Observed) -> Iterator[Json]
     }
     if not (own or there):
         return  # as in most pools
-    tries: dict[str, tuple[Member, str]] = {}
+    tries: dict[str, tuple[Member, bool]] = {}
     for pod in observed.all_pods:
-        member = Member(pool.owner.name, pod.engine, pod.attempt, pod.nodes)
-        tries[member.group] = member, pod.revision
-    for name, (member, revision) in tries.items():
-        if own and pool.accepts(revision):
+        member = _of_pod(pool, pod)
+        # Of a start engines are replaced one by one: it is made anew as long as one may be.
+        begun, current = bool(pod.node), pool.accepts(pod.revision)
+        if (known := tries.get(member.group)) is not None:
+            begun, current = begun or known[0].begun, current or known[1]
+        tries[member.group] = member._replace(begun=begun and bool(member.start)), current
+    for name, (member, current) in tries.items():
+        if own and current:
             yield _body(declared, pool, member)
         elif name in there:
             # Of an earlier spec: what its scheduler has begun with stands.
@@ -61,21 +69,31 @@ def _wanted(declared: Grouped, pool: Pool, observed: Observed) -> Iterator[Json]
         yield _as_it_is(declared, pool.owner, name, there[name])
 
 
+def _of_pod(pool: Pool, pod: ObservedPod) -> Member:
+    """As which its gang's scheduler knows it."""
+    own = names.start_of(pod.start, pool.owner.name) is not None
+    start = pod.start if own else ""
+    return Member(pool.owner.name, pod.engine, pod.attempt, pod.nodes, start=start)
+
+
 def coming(pool: Pool, observed: Observed) -> set[str]:
     """The names of the groups of the tries that are made next."""
+    start = starting.of(pool, observed)
     highest = defaultdict[EngineName, int](lambda: -1, observed.taken)
     for pod in observed.all_pods:
         highest[pod.engine] = max(highest[pod.engine], pod.attempt)
-    return {
+    alone = {
         Member(pool.owner.name, engine.name, highest[engine.name] + 1, engine.pods).group
         for engine in pool.running
+        if engine.name not in start.engines
     }
+    return alone | ({start.group} if start.group else set())
 
 
 class Before(NamedTuple):
-    """A group that there is to be before the pods of an engine."""
+    """A group that there is to be before the pods of these engines: most often of one."""
 
-    engine: EngineName
+    engines: tuple[EngineName, ...]
     body: dict[str, Any]
     begun: bool  # some pods of this try are there
 
@@ -85,11 +103,18 @@ def before_pods(pool: Pool, plan: Plan, observed: Observed) -> Iterator[Before]:
     declared = gangs.grouped(pool.spec)
     if declared is None:
         return
-    begun = {(pod.engine, pod.attempt) for pod in observed.all_pods}
+    begun = {_of_pod(pool, pod).group for pod in observed.all_pods}
+    made = defaultdict[str, list[CreateEngine]](list)
     for create in plan.creates:
-        body = _of_try(declared, pool, create.engine, create.attempt)
-        name = create.engine.name
-        yield Before(name, body, (name, create.attempt) in begun)
+        made[_member(pool, create).group].append(create)
+    for name, creates in made.items():
+        body = _body(declared, pool, _member(pool, creates[0]))
+        yield Before(tuple(create.engine.name for create in creates), body, name in begun)
+
+
+def _member(pool: Pool, create: CreateEngine) -> Member:
+    engine, attempt = create.engine, create.attempt
+    return Member(pool.owner.name, engine.name, attempt, engine.pods, start=create.start)
 
 
 def made_of(body: Json) -> str:
@@ -101,10 +126,8 @@ def made_of(body: Json) -> str:
 def of_try(pool: Pool, engine: Engine, attempt: int) -> dict[str, Any] | None:
     """The group of this try; None where its scheduler knows pods by none."""
     declared = gangs.grouped(pool.spec)
-    return None if declared is None else _of_try(declared, pool, engine, attempt)
-
-
-def _of_try(declared: Grouped, pool: Pool, engine: Engine, attempt: int) -> dict[str, Any]:
+    if declared is None:
+        return None
     return _body(declared, pool, Member(pool.owner.name, engine.name, attempt, engine.pods))
 
 
@@ -116,7 +139,7 @@ def without(pool: Pool, taken: Collection[tuple[str, str]], plan: Plan) -> set[E
     return {
         create.engine.name
         for create in plan.creates
-        if (kind, names.pod_name(pool.owner.name, create.engine.name, create.attempt)) in taken
+        if (kind, _member(pool, create).group) in taken
     }
 
 

@@ -239,12 +239,12 @@ class Actor:
         """
         memory, outcome = this.memory, Outcome()
         wanted = actions.group_actions(decision.pool, decision.plan, decision.observed)
-        without = set(wanted)
+        without = {engine for engines in wanted for engine in engines}
         steps = iter(wanted.items())
 
         async def work() -> None:
             """Until one is refused: as many as there are workers say enough of the others."""
-            for engine, batch in steps:
+            for engines, batch in steps:
                 if any((each.kind, each.name) in memory.conflicts for each in batch):
                     continue
                 made = await self._executor.children(this.key, memory.uid, batch)
@@ -255,7 +255,7 @@ class Actor:
                 if made.failed is not None:
                     outcome.failed, outcome.done = made.failed, False
                     return
-                without.discard(engine)
+                without.difference_update(engines)
 
         await asyncio.gather(*(work() for _ in range(min(AT_ONCE, len(wanted)))))
         return outcome, without

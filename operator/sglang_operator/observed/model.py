@@ -158,6 +158,7 @@ class ObservedPod:
     nodes: int = 1  # that its engine spans: so many pods live and die with it, itself included
     node_rank: int = 0  # its place among them; the first is the leader
     devices: tuple[int, ...] = ()
+    start: str = ""  # the group that it starts in, where that is of other engines too
     slot: str = ""  # the mark of its seat, as it was made (``placement.seats``)
     gpus_seen: tuple[str, ...] = ()  # UUIDs that it was given by name, uncounted
     failures: int = 0  # failures in a row that led to this attempt

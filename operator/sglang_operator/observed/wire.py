@@ -238,6 +238,7 @@ READ_ANNOTATIONS = {
     names.ANNOTATION_DEVICES: 16_384,
     names.ANNOTATION_NODES: 16,
     names.ANNOTATION_SLOT: 64,
+    names.ANNOTATION_START: 63,
     names.ANNOTATION_QUEUE_SEEN: 1,  # whether it is there
     names.ANNOTATION_KAI_GROUP: 253,
 }
@@ -280,6 +281,7 @@ def observed_pod(pod: Pod, at: Moment, before: ObservedPod | None = None) -> Obs
         node_rank=names.node_rank_of(meta.name) or 0,
         devices=bounds.counts(_annotation(meta, names.ANNOTATION_DEVICES)),
         slot=_annotation(meta, names.ANNOTATION_SLOT),
+        start=_annotation(meta, names.ANNOTATION_START),
         gpus_seen=variables.gpus(own.env)
         or variables.claimed(meta.namespace, own.resources.claims, pod.spec.resource_claims),
         failures=bounds.count(_annotation(meta, names.ANNOTATION_FAILURES)),

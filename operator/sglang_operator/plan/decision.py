@@ -31,6 +31,7 @@ class CreateEngine:
     after: ObservedPod | None = None  # whose delete has to be taken first: it may run on
     node_ranks: tuple[int, ...] = (0,)
     seats: tuple[Seat, ...] = ()  # of all its pods; none: the scheduler says where they are
+    start: str = ""  # the group that it starts in with other engines
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

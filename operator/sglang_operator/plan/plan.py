@@ -24,6 +24,7 @@ from sglang_operator.plan.rules.missing import create_missing_engines
 from sglang_operator.plan.rules.queued import leave_other_queues
 from sglang_operator.plan.rules.replaced import make_way_for_the_new
 from sglang_operator.plan.rules.seated import follow_the_trainer, leave_lost_trainers
+from sglang_operator.plan.rules.started import start_together
 from sglang_operator.plan.rules.tuned import change_memory_share
 from sglang_operator.plan.rules.turned import leave_the_trainer_its_turn
 from sglang_operator.pool.resolve import Pool
@@ -37,6 +38,7 @@ RULES: tuple[Rule, ...] = (
     remove_extra_pods,
     remove_lost_pods,
     leave_other_queues,
+    start_together,
     follow_the_trainer,
     leave_the_trainer_its_turn,
     make_way_for_the_new,

@@ -34,7 +34,7 @@ from sglang_operator.observed.health import Health
 from sglang_operator.observed.model import Observed, ObservedPod
 from sglang_operator.observed.moment import Moment
 from sglang_operator.placement.seats import Seat
-from sglang_operator.plan import footing, restart, seating, startup, turns
+from sglang_operator.plan import footing, restart, seating, starting, startup, turns
 from sglang_operator.plan.decision import ENDED_GRACE_SECONDS, CreateEngine, HungPod, RemovePod
 from sglang_operator.plan.engine_groups import NO_GROUPS, EngineGroups
 from sglang_operator.plan.rollout_state import Waiting
@@ -149,6 +149,11 @@ class Planner:
     def turn(self) -> Turn:
         """The GPUs that the trainer has for itself."""
         return turns.taken(self.pool, self.observed)
+
+    @cached_property
+    def starting(self) -> starting.Starting:
+        """The engines that start at once or not at all, before any other does."""
+        return starting.of(self.pool, self.observed)
 
     @cached_property
     def listed(self) -> Mapping[EngineName, str]:
@@ -352,6 +357,7 @@ class Planner:
                 after=after,
                 node_ranks=tuple(range(1, engine.pods)) or (0,),
                 seats=tuple(seats),
+                start=self.starting.group_of(engine.name),
             )
         )
         if streak is not None:
@@ -376,6 +382,7 @@ class Planner:
                 streak=startup.streak_before(first),
                 node_ranks=node_ranks,
                 seats=tuple(seats),
+                start=first.start,
             )
         )
 

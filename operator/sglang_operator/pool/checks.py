@@ -56,10 +56,11 @@ def _worker(draft: Draft) -> Iterable[errors.Problem]:
     return worker.problems(draft.spec)
 
 
+_MOST_ENGINES = 4096
 _BOUNDS: tuple[tuple[str, str, int, int], ...] = (
     ("num_gpus_per_worker", "num_gpus_per_worker", 1, 1024),
     ("num_gpus_per_node", "num_gpus_per_node", 1, 64),
-    ("replicas", "replicas", 0, 4096),
+    ("replicas", "replicas", 0, _MOST_ENGINES),
     # NumPy's limit: SGLang seeds it too (srt/utils, set_random_seed), and dies of more.
     ("seed", "seed", 0, 2**32 - 1),
     ("rollout.partition", "rollout.partition", 0, 4096),
@@ -381,6 +382,20 @@ def _capacity(draft: Draft) -> Iterator[errors.Problem]:
         )
 
 
+def _start(draft: Draft) -> Iterator[errors.Problem]:
+    """Whether as many engines can be as are to start at once."""
+    least, most = draft.spec.scheduling.min_engines, _MOST_ENGINES
+    if draft.engines and draft.spec.device_mapping is not None:
+        most = len(draft.engines)  # fewer replicas may come and go: all that are wanted start then
+    if least is not None and not 1 <= least <= most:
+        yield errors.FIELD_RANGE(
+            "spec.scheduling.minEngines",
+            found=least,
+            expected=f"1 to {most}, as many engines as the pool can have",
+            advice="start with fewer, or leave it out",
+        )
+
+
 def _registry_size(draft: Draft) -> Iterator[errors.Problem]:
     """Whether the registry has room for all engines."""
     owner, engines, parsed = draft.owner, draft.engines[: draft.active], draft.spec
@@ -423,5 +438,6 @@ CHECKS: tuple[Check, ...] = (
     _tuning,
     _memory,
     _capacity,
+    _start,
     _registry_size,
 )

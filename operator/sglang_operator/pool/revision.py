@@ -21,8 +21,9 @@ from sglang_operator.api import spec
 SECTIONS = ("startup", "security", "scheduling", "placement")
 # Fields of these that only pods take note of that are made anew, and that never change a revision,
 # though nothing else stands in the section: a queue and the place in it are those of the quota by
-# which an engine came in, and what waits is moved (plan/rules/queued).
-_NOT_IN = {"scheduling": ("queueName", "workloadPriorityClassName")}
+# which an engine came in, and what waits is moved (plan/rules/queued); so is who waits for how many
+# others (plan/rules/started).
+_NOT_IN = {"scheduling": ("queueName", "workloadPriorityClassName", "minEngines")}
 # Fields that came later than their section: at their default they are left out, one by one.
 _LATER = {
     "scheduling": ("gang", "requiredTopology", "preferredTopology", "spread"),

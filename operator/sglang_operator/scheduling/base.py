@@ -27,11 +27,31 @@ class Member(NamedTuple):
     pods: int = 1  # that the engine is
     node_rank: int = 0
     revisions: tuple[str, ...] = ()  # by which engines of its pool are made now
+    start: str = ""  # the group that it starts in with other engines (``plan.starting``)
+    begun: bool = False  # pods of that have their nodes: nobody in it waits for others any more
 
     @property
     def group(self) -> str:
-        """A name for the pods of this try at the engine together; no other try has it."""
-        return names.pod_name(self.pool, self.engine, self.attempt)
+        """A name for the pods of this try at the engine together; no other try has it.
+
+        Of those with which the pool starts it is the name of all of them together.
+        """
+        return self.start or names.pod_name(self.pool, self.engine, self.attempt)
+
+    @property
+    def together(self) -> int:
+        """How many pods that group is of."""
+        start = names.start_of(self.start, self.pool)
+        return self.pods if start is None else start[0]
+
+    @property
+    def least(self) -> int:
+        """How many of these have to find room before any of them gets it.
+
+        Of a start that is over one is as good as all: engines of it go one by one, and who comes
+        in their place is of another group.
+        """
+        return 1 if self.begun else self.together
 
     @property
     def is_first(self) -> bool:
@@ -47,7 +67,7 @@ class Waiting(NamedTuple):
 
 
 class Grouped(NamedTuple):
-    """The kind of object by which a scheduler knows the pods of one try at an engine."""
+    """The kind of object by which a scheduler knows the pods that start at once or not at all."""
 
     name: str  # as scheduling.gang has it
     kind: str  # with its API group, by which each gang's PodGroup is another
@@ -98,5 +118,5 @@ class Gang(Protocol):
         ...
 
     def group(self, parsed: PoolSpec, member: Member) -> Mapping[str, Any]:
-        """The spec of that object, for the try that this pod is of."""
+        """The spec of that object, for the try, or for the start, that this pod is of."""
         ...

@@ -24,4 +24,4 @@ class Coscheduling(PodGroups):
     label = names.LABEL_COSCHEDULING_GROUP
 
     def group(self, parsed: PoolSpec, member: Member) -> Mapping[str, Any]:
-        return {"minMember": member.pods, "minResources": min_resources(parsed)}
+        return {"minMember": member.least, "minResources": min_resources(parsed, member)}

@@ -61,14 +61,17 @@ def problems(parsed: PoolSpec) -> Iterator[Problem]:
 _OF_GANGS = {
     "queueName": "queue_name",
     "workloadPriorityClassName": "workload_priority_class_name",
+    "minEngines": "min_engines",
 }
 
 
 def _unasked(parsed: PoolSpec) -> Iterator[Problem]:
     """What is said to nobody: a pool that names a queue, and waits in none."""
     for field, name in _OF_GANGS.items():
-        if value := getattr(parsed.scheduling, name):
-            yield syntax.wrong(f"spec.scheduling.{field}", value, texts.NO_GANG, texts.DO_GANG)
+        if (value := getattr(parsed.scheduling, name)) not in (None, ""):
+            such = spec.Gang.POD_GROUP if field == "minEngines" else spec.Gang.KUEUE
+            helps = texts.DO_GANG.format(gang=such.value)
+            yield syntax.wrong(f"spec.scheduling.{field}", value, texts.NO_GANG, helps)
 
 
 def pod_spec(parsed: PoolSpec) -> Mapping[str, Any]:

@@ -31,8 +31,11 @@ class InTree(PodGroups):
 
     def group(self, parsed: PoolSpec, member: Member) -> Mapping[str, Any]:
         spec: dict[str, Any] = {
-            "schedulingPolicy": {"gang": {"minCount": member.pods}},
-            "disruptionMode": {"all": {}},  # without one of its pods the others are no engine
+            "schedulingPolicy": {
+                "gang": {"minCount": member.together}
+            },  # for good: it is immutable
+            # Without one of its pods the others are no engine; of a start they are other engines.
+            "disruptionMode": {"single": {}} if member.start else {"all": {}},
         }
         if parsed.scheduling.priority_class_name:
             spec["priorityClassName"] = parsed.scheduling.priority_class_name

@@ -40,7 +40,7 @@ class Kai(PodGroups):
 
     def group(self, parsed: PoolSpec, member: Member) -> Mapping[str, Any]:
         chosen = parsed.scheduling
-        spec: dict[str, Any] = {"minMember": member.pods, "queue": chosen.queue_name or ""}
+        spec: dict[str, Any] = {"minMember": member.least, "queue": chosen.queue_name or ""}
         if chosen.priority_class_name:
             spec["priorityClassName"] = chosen.priority_class_name
         return spec

@@ -47,6 +47,9 @@ class Kueue:
             # The name of an object, which is written as a label's value.
             if value and not (syntax.is_subdomain(value) and syntax.is_label_value(value)):
                 yield syntax.wrong(f"{_FIELD}.{field}", value, texts.NAME_IN_LABEL)
+        if (least := chosen.min_engines) is not None:
+            expected, helps = texts.NOT_OF_KUEUE, texts.DO_LEAVE_OUT
+            yield syntax.wrong(f"{_FIELD}.minEngines", least, expected, helps)
         yield from topology.keys(parsed)
         yield from _written_twice(parsed)
 

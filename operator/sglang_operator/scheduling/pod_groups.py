@@ -1,9 +1,10 @@
 """What the gangs have in common whose scheduler reads a PodGroup: all its pods start, or none.
 
 The group is one *try* at an engine, its name has the attempt in it: pods of an earlier try that are
-on their way out have nodes yet, and would be counted towards the minimum of the new ones.  It is
-made before its pods (``controller.acting``) and goes after the last of them
-(``children.gang_groups``).
+on their way out have nodes yet, and would be counted towards the minimum of the new ones.  The
+first engines of a pool with ``minEngines`` are one group, and each that comes later is its own
+again (``plan.starting``).  A group is made before its pods (``controller.acting``) and goes after
+the last of them (``children.gang_groups``).
 """
 
 from collections.abc import Iterator, Mapping
@@ -98,6 +99,7 @@ class PodGroups:
         raise NotImplementedError
 
 
-def min_resources(parsed: PoolSpec) -> dict[str, str]:
-    """The GPUs of all pods of an engine: it is not looked at while there are not as many."""
-    return {parsed.placement.resource_name: str(parsed.num_gpus_per_worker)}
+def min_resources(parsed: PoolSpec, member: Member) -> dict[str, str]:
+    """The GPUs of the pods that start at once: none is looked at while there are not as many."""
+    gpus = parsed.num_gpus_per_worker * member.least // member.pods
+    return {parsed.placement.resource_name: str(gpus)}

@@ -10,7 +10,7 @@ def pods(count: int) -> str:
 PRIORITY = "a PriorityClass that does not begin with system-: those are for the cluster's own pods"
 DO_PRIORITY = "name another, or leave it out"
 NO_GANG = "nothing while scheduling.gang is None, because nobody reads it then"
-DO_GANG = "set scheduling.gang to one that reads it, such as Kueue, or leave it out"
+DO_GANG = "set scheduling.gang to one that reads it, such as {gang}, or leave it out"
 A_LOCAL_QUEUE = "the name of a LocalQueue of this namespace, in which scheduling.gang: Kueue waits"
 NAME_IN_LABEL = (
     'a name that is a label\'s value too: at most 63 small letters, digits, "-" and ".", with a '
@@ -30,6 +30,10 @@ DO_ONE_SPREAD = "remove one of the two"
 NO_KUEUE_KEYS = "{kind} that are not Kueue's where scheduling.gang is Kueue"
 DO_SCHEDULING = "remove it: spec.scheduling says what Kueue reads"
 NOT_OF_GANG = "nothing with scheduling.gang: {gang}, which does not read it"
+NOT_OF_KUEUE = (
+    "nothing with scheduling.gang: Kueue: the pods of one of its groups are counted for good, so "
+    "that no engine of it could be replaced or scaled away"
+)
 DO_LEAVE_OUT = "leave it out"
 OWN_KEY = "nothing under a key that the operator writes where scheduling.gang is {gang}"
 DO_SAY_IN_SCHEDULING = "leave it out: spec.scheduling says what stands there"
@@ -47,6 +51,10 @@ REGROUPED = (
 WAITING_FOR_GANG = (
     "{engines} waiting until scheduler {scheduler} has room for all of one at once ({pods} with "
     "{gpus} {resource} each): {message}"
+)
+WAITING_FOR_START = (
+    "{engines} waiting until scheduler {scheduler} has room for {least} at once "
+    "(scheduling.minEngines {asked}; {pods} with {gpus} {resource} each): {message}"
 )
 GANG_NOT_WATCHED = (
     "{engines} waiting: this operator makes no {groups}, which scheduling.gang: {gang} needs; "

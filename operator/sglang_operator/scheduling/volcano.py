@@ -24,8 +24,8 @@ class Volcano(PodGroups):
     def group(self, parsed: PoolSpec, member: Member) -> Mapping[str, Any]:
         chosen = parsed.scheduling
         spec: dict[str, Any] = {
-            "minMember": member.pods,
-            "minResources": min_resources(parsed),
+            "minMember": member.least,
+            "minResources": min_resources(parsed, member),
         }
         if chosen.queue_name:
             spec["queue"] = chosen.queue_name

@@ -4,7 +4,7 @@ from sglang_operator.api import conditions
 from sglang_operator.api.texts import engines
 from sglang_operator.observed.engine_state import EngineState
 from sglang_operator.observed.model import Observed
-from sglang_operator.plan import turns
+from sglang_operator.plan import starting, turns
 from sglang_operator.plan.plan import Plan
 from sglang_operator.pool.resolve import Pool
 from sglang_operator.scheduling import gangs, texts
@@ -36,7 +36,7 @@ def regrouped(pool: Pool, plan: Plan) -> str:
         return ""  # of one pod any group is as good
     for engine in plan.down:
         for pod in engine.members:
-            own = Member(pool.owner.name, pod.engine, pod.attempt).group
+            own = pod.start or Member(pool.owner.name, pod.engine, pod.attempt).group
             if pod.group and pod.group != own:
                 return texts.REGROUPED.format(
                     pod=pod.name, group=pod.group, namespace=pool.owner.namespace
@@ -58,8 +58,13 @@ def waiting(pool: Pool, plan: Plan, _: object) -> tuple[str, str] | None:
     if not told:
         return None
     said = next((pod.scheduler for pod in told[0].members if pod.scheduler), "")
-    message = texts.WAITING_FOR_GANG.format(
-        engines=engines(len(told)),
+    starts = bool(told[0].members[0].start)
+    text = texts.WAITING_FOR_START if starts else texts.WAITING_FOR_GANG
+    message = text.format(
+        # Those that come after the first ones wait for the same.
+        engines=engines(len(plan.down) if starts else len(told)),
+        least=len(starting.engines(pool)),
+        asked=pool.spec.scheduling.min_engines,
         scheduler=said,
         pods=texts.pods(pool.nodes),
         gpus=pool.gpus_per_pod,

@@ -113,6 +113,8 @@ RUNS_ON: dict[str, object] = {
     # Whoever was let in runs on by the quota that it has.
     "scheduling.queueName": "others",
     "scheduling.workloadPriorityClassName": "high",
+    # Who waits is moved, and who has a node has nothing to gain.
+    "scheduling.minEngines": 2,
 }
 # Tried below: a mode changes what else may be said.
 MODE = "placement.mode"
@@ -129,6 +131,7 @@ BESIDE: dict[str, dict[str, Any]] = {
     **{path: CLAIMS for path in (*RESTARTS, *RUNS_ON) if path.startswith("placement.slot.")},
     "scheduling.queueName": {"scheduling": KUEUE},
     "scheduling.workloadPriorityClassName": {"scheduling": KUEUE},
+    "scheduling.minEngines": {"scheduling": {"gang": "PodGroup"}},
 }
 # What has to be said with that value, and cannot be without.
 WITH: dict[str, dict[str, Any]] = {"scheduling.gang": {"scheduling": {"queueName": "gpus"}}}

@@ -125,7 +125,7 @@ def test_class_and_topology_are_written_for_kueue_alone():
     [
         ({"gang": "Kueue"}, "queueName", f"missing; write {texts.A_LOCAL_QUEUE}"),
         ({"queueName": "gpus"}, "queueName", f"found gpus, expected {texts.NO_GANG}"),
-        ({"workloadPriorityClassName": "high"}, "workloadPriorityClassName", texts.DO_GANG),
+        ({"workloadPriorityClassName": "high"}, "workloadPriorityClassName", "such as Kueue"),
         ({**SCHEDULING, "queueName": "A_Queue"}, "queueName", "found A_Queue, expected a name"),
         ({**SCHEDULING, "queueName": "q" * 64}, "queueName", "at most 63"),
         (
@@ -140,6 +140,7 @@ def test_class_and_topology_are_written_for_kueue_alone():
             texts.ONE_TOPOLOGY,
         ),
         ({**SCHEDULING, "spread": {"topologyKey": "rack"}}, "spread", texts.NO_SPREAD),
+        ({**SCHEDULING, "minEngines": 2}, "minEngines", texts.NOT_OF_KUEUE),
     ],
 )
 def test_what_cannot_be_is_refused_in_words(scheduling, field, words):

@@ -1,10 +1,9 @@
 """Rule: a wanted engine without a pod gets one, unless something speaks against it.  Pure.
 
 That is, in this order: nobody could know its pods as one (``turns.ungrouped``), its place is taken,
-an engine of several pods that has begun lacks room for the rest of them, the API server refuses
-pods, another engine tries first
-a memory share that is being tuned, it is given up or another tries first whether it starts, or its
-backoff is not over.
+the pool starts with others (``plan.starting``), an engine of several pods that has begun lacks room
+for the rest of them, the API server refuses pods, another engine tries first a memory share that is
+being tuned, it is given up or another tries first whether it starts, or its backoff is not over.
 """
 
 from sglang_operator.diagnosis import causes
@@ -29,6 +28,9 @@ def create_missing_engines(planner: Planner) -> None:
         if (found.live and not beside) or engine.name in planner.podless:
             continue
         if ungrouped or engine.name in barred or not held.isdisjoint(engine.devices):
+            planner.podless[engine.name] = EngineState.WAITING
+            continue
+        if planner.starting.holds_back(engine.name):
             planner.podless[engine.name] = EngineState.WAITING
             continue
         if planner.begins_from > planner.now:
