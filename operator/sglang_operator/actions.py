@@ -75,6 +75,7 @@ class SetGate:
     is_open: bool
     reason: str
     message: str
+    after: names.Uid | None = None  # the pod whose gate has to be open first: it takes over
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,6 +168,7 @@ def gate_actions(owner: Owner, weights: GatePlan) -> list[GateAction]:
         body = weights_lease.weights_lease(owner, weights.restore)
         return [CreateChild(kind=kinds.LEASE.kind, name=name, body=body, reason="it is gone")]
     step = [] if weights.recovery is None else [_write_lease(name, weights.recovery)]
+    takes_over = _takes_over(weights)
     gates = [
         SetGate(
             name=gate.pod.name,
@@ -176,10 +178,23 @@ def gate_actions(owner: Owner, weights: GatePlan) -> list[GateAction]:
             is_open=gate.is_open,
             reason=gate.reason,
             message=gate.message,
+            after=None if gate.is_open else takes_over.get(gate.pod.uid),
         )
         for gate in weights.gates
     ]
     return [*step, *gates]
+
+
+def _takes_over(weights: GatePlan) -> dict[names.Uid, names.Uid]:
+    """Of engines that make way for others the leader, and whose gate opens now in its place."""
+    opening = {gate.pod.uid for gate in weights.gates if gate.is_open}
+    found = ((engine, weights.heirs.get(engine.name)) for engine in weights.engines)
+    return {
+        engine.leader.uid: heir.leader.uid
+        for engine, heir in found
+        if heir is not None and engine.leader is not None and heir.leader is not None
+        if heir.leader.uid in opening
+    }
 
 
 def _write_lease(name: str, step: LeaseStep) -> WriteLease:

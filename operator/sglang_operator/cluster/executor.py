@@ -17,7 +17,7 @@ import orjson
 from sglang_operator import actions
 from sglang_operator.api import names
 from sglang_operator.children import kinds
-from sglang_operator.cluster import identity, stores
+from sglang_operator.cluster import gate_order, identity, stores
 from sglang_operator.cluster.child_store import ChildStore
 from sglang_operator.cluster.child_writer import ChildWriter
 from sglang_operator.cluster.outcome import Confirmation, Outcome
@@ -317,10 +317,9 @@ class Executor:
         What changed meanwhile is left alone: the next pass sees it as it is.
         """
         outcome = Outcome()
-        results = await asyncio.gather(
-            *(self._gate_action(key, owner, action, outcome) for action in batch)
+        outcome.moved = await gate_order.write(
+            batch, lambda action: self._gate_action(key, owner, action, outcome)
         )
-        outcome.moved = sum(results)
         return outcome
 
     async def _gate_action(
