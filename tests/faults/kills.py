@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ from sglang_operator.testing.faults.ledger import Ledger
 from sglang_operator.testing.faults.proxy import Side, Stop
 from tests.faults.lab import FaultPool, Lab, Result
 from tests.faults.rendezvous import WAITING
+from tests.faults.trainer import Trainer
 
 TRIES = 3  # for a write that a run may do without, because two status writes became one
 
@@ -22,6 +24,7 @@ class Workload:
     setup: Callable[[FaultPool], None] | None
     change: Callable[[FaultPool], None]
     least_up: int | None = None  # engines that the change may not take away (I5)
+    trained: bool = False  # a trainer syncs: as many are synced at each moment
 
 
 _LOADED = {"strategy_name": "sglang", "strategy_config": {"mem_fraction_static": 0.7}}
@@ -43,7 +46,7 @@ _GROUPS = {
 }
 
 _NEW_FIRST = {"maxSurge": 2}
-
+_GATED = {"gate": "Committed"}
 
 WORKLOADS = (
     Workload(name="create 12", setup=None, change=lambda pool: pool.create()),
@@ -103,6 +106,24 @@ WORKLOADS = (
         ),
         change=_argument,
         least_up=3,
+    ),
+    Workload(
+        name="change an argument behind a gate, new first",
+        setup=lambda pool: pool.create(
+            replicas=4, rollout=_NEW_FIRST, strategy_args=_LOADED, weights=_GATED
+        ),
+        change=_argument,
+        least_up=4,
+        trained=True,
+    ),
+    Workload(
+        name="change an argument of groups behind a gate, new first",
+        setup=lambda pool: pool.create(
+            **_GROUPS, replicas=3, rollout=_NEW_FIRST, strategy_args=_LOADED, weights=_GATED
+        ),
+        change=_argument,
+        least_up=3,
+        trained=True,
     ),
     Workload(
         name="groups to 0",
@@ -176,16 +197,21 @@ def _run(
     kill: tuple[int, Side] | None,
     reference: Reference | None,
 ) -> _Run:
-    with lab.pool() as pool:
+    with lab.pool() as pool, _trainer(lab, pool, workload) as trainer:
         if workload.setup:
             workload.setup(pool)
             problems = lab.settle(pool)
             if problems:
                 return _abandoned(point, problems)
+        if trainer is not None:
+            lab.wait(trainer.all_serve, "all engines synced")
+            lab.wait(lab.quiet, "the end of what is written of it")
         before = lab.ledger(pool)
         lab.proxy.reset_counters()
         if workload.least_up is not None:
             lab.monitor.hold_up(pool.namespace, pool.name, workload.least_up)
+            if trainer is not None:
+                lab.monitor.hold_open(pool.namespace, pool.name, workload.least_up)
         stop = lab.proxy.stop_at(*kill) if kill else None
         workload.change(pool)
         reached = _strike(lab, pool, stop) if stop else False
@@ -194,6 +220,8 @@ def _run(
         seconds = time.monotonic() - begun
         ledger = lab.ledger(pool).since(before)
         problems += lab.broken(pool)
+        if trainer is not None:
+            problems += trainer.problems
         if reference:
             problems += lab.differences(pool, ledger, reference.ledger)
         return _Run(
@@ -208,6 +236,14 @@ def _run(
             counted=lab.proxy.write_count,
             writes=lab.writes(),
         )
+
+
+def _trainer(
+    lab: Lab, pool: FaultPool, workload: Workload
+) -> contextlib.AbstractContextManager[Trainer | None]:
+    if not workload.trained:
+        return contextlib.nullcontext()
+    return Trainer(lab.plane, pool.namespace, pool.name)
 
 
 def _strike(lab: Lab, pool: FaultPool, stop: Stop) -> bool:

@@ -13,6 +13,7 @@ Json = Mapping[str, Any]
 KIND = "SGLangInference"
 ENGINE = "sglang-operator.dev/engine"
 NODES = "sglang-operator.dev/nodes"
+GATE = "sglang-operator.dev/weights-synced"
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -33,6 +34,7 @@ class PodLife:
     node: str = ""
     up: bool = False
     ready: bool = False
+    open: bool = False  # its weights gate
     ended: bool = False
     disrupted: bool = False
     deleting: float | None = None
@@ -49,6 +51,7 @@ class PodLife:
         true = {c["type"] for c in status.get("conditions", []) if c["status"] == "True"}
         self.node = pod["spec"].get("nodeName", "")
         self.up, self.ready = "ContainersReady" in true, "Ready" in true
+        self.open = GATE in true
         self.disrupted = "DisruptionTarget" in true
         self.ended = status.get("phase") in ("Failed", "Succeeded")
         if pod["metadata"].get("deletionTimestamp") and self.deleting is None:

@@ -71,6 +71,7 @@ class Monitor:
         self._ill_before: dict[str, float] = {}  # nodes that were ill, and until when
         self._protected: dict[str, str] = {}
         self._least_up: dict[tuple[str, str], int] = {}
+        self._least_open: dict[tuple[str, str], int] = {}
         self._excess: dict[tuple[str, str], float] = {}
         self._suspects: list[tuple[float, Callable[[], Iterator[Violation]]]] = []
 
@@ -108,6 +109,10 @@ class Monitor:
         else:
             self._least_up[namespace, pool] = least
 
+    def hold_open(self, namespace: str, pool: str, least: int) -> None:
+        """From now on at least so many engines are up behind an open gate (I5), whoever else is."""
+        self._least_open[namespace, pool] = least
+
     def of(self, namespace: str, pool: str) -> list[PodLife]:
         """The lives of all pods of pools of this name."""
         known = list(self.pods.values())
@@ -121,6 +126,7 @@ class Monitor:
         """The test in this namespace is over; what it leaves behind is no concern."""
         self.pods = {u: life for u, life in self.pods.items() if life.namespace != namespace}
         self._least_up = {k: v for k, v in self._least_up.items() if k[0] != namespace}
+        self._least_open = {k: v for k, v in self._least_open.items() if k[0] != namespace}
         self._excess = {k: v for k, v in self._excess.items() if k[0] != namespace}
 
     # --- watching
@@ -406,16 +412,21 @@ class Monitor:
                 self._tell(invariant, namespace, f"{what}: too many for {self.extra_seconds:g} s")
 
     def _check_up(self, life: PodLife) -> None:
-        least = self._least_up.get((life.namespace, life.pool))
-        if least is None:
+        place = life.namespace, life.pool
+        least, serving = self._least_up.get(place), self._least_open.get(place)
+        if least is None and serving is None:
             return
         self.checks += 1
-        alive = [pod for pod in self.of(life.namespace, life.pool) if pod.live and pod.up]
+        alive = [pod for pod in self.of(*place) if pod.live and pod.up]
         count = Counter((pod.engine, pod.attempt) for pod in alive)
-        up = {pod.engine for pod in alive if count[pod.engine, pod.attempt] >= pod.nodes}
-        if len(up) < least:
-            what = f"{len(up)} engines of {life.pool} are up, {least} must be"
-            self._tell("I5", life.namespace, what)
+        whole = [pod for pod in alive if count[pod.engine, pod.attempt] >= pod.nodes]
+        for asked, engines, how in (
+            (least, {pod.engine for pod in whole}, "are up"),
+            (serving, {pod.engine for pod in whole if pod.open}, "are up and synced"),
+        ):
+            if asked is not None and len(engines) < asked:
+                what = f"{len(engines)} engines of {life.pool} {how}, {asked} must be"
+                self._tell("I5", life.namespace, what)
 
 
 def _attempts(pods: Iterable[PodLife]) -> set[tuple[str, str]]:
