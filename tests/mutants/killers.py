@@ -20,6 +20,11 @@ RULES = Killer(UNIT, "tests/unit/plan/test_groups.py")
 CRAMPED = Killer(UNIT, "tests/unit/plan/test_cramped.py")
 CHILDREN = Killer(UNIT, "tests/unit/children/test_groups.py")
 OF_GROUPS = Killer(UNIT, "tests/unit/observed/test_groups.py")
+SURGE = Killer(UNIT, "tests/unit/plan/test_surge.py")
+HEIRS = Killer(UNIT, "tests/unit/plan/test_heirs.py")
+TABLES = Killer(UNIT, "tests/unit/plan/test_rollout_tables.py")
+GATE_ORDER = Killer(UNIT, "tests/unit/cluster/test_gate_order.py")
+GATED_SURGE = Killer("F1 kill: change an argument behind a gate, new first", "before write 3")
 PASSES = Killer(UNIT, "tests/unit/controller/test_reconcile.py")
 
 KILLERS: dict[str, tuple[Killer, ...]] = {
@@ -64,5 +69,15 @@ KILLERS: dict[str, tuple[Killer, ...]] = {
     "follower-in-the-service": (CHILDREN,),
     "evicted-by-pods": (CHILDREN,),
     "other-words-for-a-cause": (RULES,),
+    "serves-unsynced": (HEIRS, GATED_SURGE),
+    "old-goes-early": (SURGE,),
+    "closes-before-it-opens": (GATE_ORDER,),
+    "two-beside-one": (TABLES,),
+    "more-beside-than-allowed": (TABLES,),
+    "other-engines-amid-a-sync": (HEIRS,),
+    "an-end-leaves-the-others": (RULES,),
+    "budget-by-pods": (RULES, TABLES),
+    "a-surging-groups-pods-stand-in": (CHILDREN,),
+    "closes-at-once": (GATE_ORDER, GATED_SURGE),
     "status-of-another": (Killer("F8 late replies", "status for a pool that was made again"),),
 }
