@@ -19,6 +19,7 @@ LOST = "Lost"
 OPEN = "Open"  # of a gate
 # States of an engine without a process that could hold memory here.
 _NO_PROCESS = frozenset({"Pending", "Lost", "Backoff", "Waiting", "Creating"})
+_ABOUT_TO_START = frozenset({"Pending", "Backoff", "Creating"})
 _LEAVES = "Waiting"  # of an engine beside the pool's own
 GATE_OFF = "Off"
 GATE_COMMITTED = "Committed"
@@ -86,6 +87,11 @@ class Engine:
     def runs(self) -> bool:
         """It has a process, up or not, that may answer what it is asked."""
         return self.state not in _NO_PROCESS and self.url is not None and self.instance is not None
+
+    @property
+    def comes(self) -> bool:
+        """It is about to have one, by what is known: its pod is there, or is being made."""
+        return self.state in _ABOUT_TO_START
 
     @property
     def holds(self) -> bool:

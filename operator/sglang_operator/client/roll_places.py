@@ -220,12 +220,26 @@ async def _put_aside(worker: Any) -> None:
             registry = await pool.fresh()
         except NotReady:
             return
-        if not registry.gpus_per_node or not any(each.holds for each in registry.present):
+        there = any(each.holds or each.comes for each in registry.present)
+        if not registry.gpus_per_node or not there:
             return
         if registry.memory_saver is False:
             return  # told where ROLL offloads them
         log.info("the engines of %s sleep before the trainer comes to their GPUs", name)
+        await _started(pool)
         await roll_parts.again(lambda: _sleep(pool))
+
+
+async def _started(pool: AsyncPool) -> None:
+    """Engines that are about to start have: they would do so beside the trainer.
+
+    ROLL's workers attach to engines that are up, so that they may not wait for a wake.
+    """
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(READY_SECONDS):
+            async for registry in pool.changes():
+                if not any(each.comes and not each.waits for each in registry.engines):
+                    return
 
 
 async def _sleep(pool: AsyncPool) -> None:

@@ -251,13 +251,13 @@ class Requests:
         late = time.monotonic() - AGAIN_SECONDS
         tired = {instance for instance, when in request.failed.items() if when > late}
         good = own.instance in wrote or _is_open(own, registry)
-        good = good and not _gave_up(own, registry)
+        good = good and not (_gave_up(own, registry) or _leaves(own, registry))
         if good and _runs(own, registry) and own.instance not in tired:
             return own
         known = {each.instance for each in written}
         able = [
             each
-            for each in registry.engines
+            for each in registry.present
             if each.up and each.instance not in tired and _holds_the_policy(each, registry, known)
         ]
         at_home = [each for each in able if each.rank == own.rank]
@@ -310,17 +310,22 @@ def _name(request: _Open) -> str | None:
 
 def _runs(engine: Engine, registry: Registry) -> bool:
     """Whether this very instance still does, as far as is known.  Its address says nothing."""
-    return any(
-        each.instance == engine.instance and each.runs and each.url == engine.url
-        for each in registry.engines
-        if each.engine == engine.engine
-    )
+    return any(each.runs and each.url == engine.url for each in _found(engine, registry))
+
+
+def _found(engine: Engine, registry: Registry) -> list[Engine]:
+    """This very instance, as the registry has it.
+
+    Beside the pool's engines too: where a new one is up in its place, the old one serves on until
+    the next commit; and one that is on its way out answers what it has.
+    """
+    every = (*registry.engines, *registry.unlisted)
+    return [e for e in every if (e.engine, e.instance) == (engine.engine, engine.instance)]
 
 
 def _is_open(engine: Engine, registry: Registry) -> bool:
     """Whether clients reach it, as far as it is for the weights."""
-    now = (each for each in registry.engines if each.instance == engine.instance)
-    return any(each.gate in (None, "Open") for each in now)
+    return any(each.gate in (None, "Open") for each in _found(engine, registry))
 
 
 def _gave_up(engine: Engine, registry: Registry) -> bool:
@@ -328,14 +333,18 @@ def _gave_up(engine: Engine, registry: Registry) -> bool:
 
     It is paused, and keeps whatever it is asked until it has weights again.
     """
-    now = (each for each in registry.engines if each.instance == engine.instance)
-    return any(each.asleep or each.behind for each in now)
+    return any(each.asleep or each.behind for each in _found(engine, registry))
+
+
+def _leaves(engine: Engine, registry: Registry) -> bool:
+    """Whether it is on its way out: it answers what it has, and takes nothing new for long."""
+    return any(each.leaving for each in _found(engine, registry))
 
 
 def _states(registry: Registry) -> str:
     shown = (
         f"engine {e.rank}: {e.state}" + (f", gate {e.gate}" if e.gate else "")
-        for e in registry.engines[:8]
+        for e in registry.present[:8]
     )
     return "; ".join(shown) or "none"
 

@@ -735,3 +735,28 @@ def world(**options: Any) -> Iterator[FakePool]:
 def other(transaction: str = "t-other") -> steps.Trainer:
     """Another trainer than the tests'."""
     return steps.Trainer(holder="trainer-b", transaction=transaction)
+
+
+class SurgingPool(FakePool):
+    """Engine 1 serves beside the new one of its name, which is the pool's own by now."""
+
+    heir = False
+
+    def __init__(self) -> None:
+        super().__init__(3)
+
+    def _entry(self, engine: FakeEngine) -> Json:
+        own = {"rank": 1, "engine": "g2-3", "devices": [2, 3], "pod": f"{POOL}-1-new"}
+        return super()._entry(engine) | (own if engine.rank == 2 else {})
+
+    def _config_map(self) -> Json:
+        every = self.engines
+        self.engines = every if self.heir else every[:2]
+        try:
+            return super()._config_map()
+        finally:
+            self.engines = every
+
+    def begins(self) -> None:
+        self.heir, self.aside = True, {1}
+        self.call(self._operate)

@@ -24,7 +24,7 @@ from sglang_operator.client.registry import (
     WeightsSection,
 )
 from sglang_operator.weights.lease_state import Phase, Transaction
-from tests.unit.client.fake_pool import NAMESPACE, POOL, FakePool
+from tests.unit.client.fake_pool import NAMESPACE, POOL, FakePool, SurgingPool
 
 FIRST = range(2)  # the GPUs of engine 0; each has two
 KEPT = ("kv_cache",)
@@ -424,31 +424,9 @@ def test_both_of_a_rollouts_two_are_of_the_part_that_has_their_gpus(part):
     assert [engine.pod for engine in first.others] == ["new", "old"]
 
 
-class _Surging(FakePool):
-    """Engine 1 serves beside the new one of its name, which is the pool's own by now."""
-
-    heir = False
-
-    def _entry(self, engine):
-        own = {"rank": 1, "engine": "g2-3", "devices": [2, 3], "pod": f"{POOL}-1-new"}
-        return super()._entry(engine) | (own if engine.rank == 2 else {})
-
-    def _config_map(self):
-        every = self.engines
-        self.engines = every if self.heir else every[:2]
-        try:
-            return super()._config_map()
-        finally:
-            self.engines = every
-
-    def begins(self):
-        self.heir, self.aside = True, {1}
-        self.call(self._operate)
-
-
 @pytest.fixture
 def surge():
-    with _Surging(3) as made:
+    with SurgingPool() as made:
         for engine in made.engines:
             engine.strict = True
         made.call(made._operate)

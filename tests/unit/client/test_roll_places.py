@@ -5,6 +5,7 @@ import base64
 import fcntl
 import os
 import sys
+import threading
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -22,6 +23,7 @@ from sglang_operator.client import roll_updates as updates
 from sglang_operator.client import slots as client_slots
 from sglang_operator.placement import entry, slots
 from sglang_operator.weights.lease_state import Phase
+from sglang_operator.weights.turn import TRAINER
 from tests.unit.client.fake_pool import FakePool
 from tests.unit.client.test_roll import ANSWER, Cluster
 from tests.unit.client.test_roll_colocated import configured
@@ -421,6 +423,34 @@ def test_engines_that_run_already_sleep_before_an_agentic_job_begins_with_its_tr
             assert await cluster.generate() == [ANSWER] * 3
 
         run(goes_on, world, again)
+
+
+def test_engines_that_are_about_to_start_sleep_before_the_trainer_comes(roll, reach, trainer):
+    """A job before has published the GPUs: the engines come up by themselves."""
+    with FakePool() as world:
+        for engine in joined(reach(world)).engines:
+            engine.state, engine.instance = "Pending", ""
+        world.turns = True
+        world._waits = lambda _: False  # their pods are there
+        world.starts = False
+        world.call(world.publish)
+
+        def up():
+            for engine in world.engines:
+                engine.instance, engine.state = f"aaaa000{engine.rank}", "Up"
+            world.publish()
+
+        aside = threading.Thread(
+            target=roll_places.put_aside, args=[first_worker(colocated(roll), "actor_train")]
+        )
+        aside.start()
+        aside.join(1)
+        assert aside.is_alive()
+        assert not world.puts, "not before they are there: ROLL's workers attach to them"
+        world.call(up)
+        aside.join(20)
+        assert all(engine.released for engine in world.engines)
+        assert world.state.trainers == TRAINER
 
 
 @pytest.mark.parametrize(

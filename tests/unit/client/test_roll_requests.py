@@ -5,8 +5,8 @@ import contextlib
 
 import pytest
 
-from sglang_operator.client import AsyncPool, EngineError, NotReady
-from tests.unit.client.fake_pool import NAMESPACE, POOL, FakePool
+from sglang_operator.client import AsyncPool, EngineError, NotReady, Pool
+from tests.unit.client.fake_pool import NAMESPACE, POOL, FakePool, SurgingPool
 from tests.unit.client.test_roll import ANSWER, Cluster
 
 GENERATE, ABORT = "/generate", "/abort_request"
@@ -482,4 +482,81 @@ def test_an_engine_that_is_full_and_answers_others_is_waited_for(roll, reach, re
         return answered
 
     with FakePool() as world:
+        asyncio.run(train(reach(world)))
+
+
+@contextlib.asynccontextmanager
+async def surging(roll, world):
+    """A cluster of two, trained; then a rollout has a new engine up beside worker 1's."""
+    async with trained(roll, 2) as cluster:
+        await asyncio.to_thread(world.begins)
+        await noticed(cluster)
+        assert [e.gate for e in world.engines] == ["Open", "Open", "Closed"]
+        yield cluster
+
+
+def test_what_an_engine_has_to_answer_it_answers_beside_the_new_one_of_a_rollout(roll, reach):
+    """It serves until the next update, which ROLL does not begin before it has its answers."""
+
+    async def train(world):
+        async with trained(roll, 2) as cluster:
+            old = world.engines[1]
+            old.stuck.add(GENERATE)
+            asked = asyncio.create_task(cluster.strategies[1].generate_request(payload()))
+            await under_way(old)
+            await asyncio.to_thread(world.begins)
+            await noticed(cluster)
+            await asyncio.sleep(0.2)
+            old.stuck.clear()
+            assert await asked == ANSWER
+            assert prompts(old) == ["r"], "and nobody is asked again"
+
+    with SurgingPool() as world:
+        asyncio.run(train(reach(world)))
+
+
+def test_new_requests_go_to_the_engine_that_serves_beside_the_new_one(roll, reach):
+    async def train(world):
+        async with surging(roll, world) as cluster:
+            assert await cluster.strategies[1].generate_request(payload()) == ANSWER
+            assert [prompts(engine) for engine in world.engines] == [[], ["r"], []]
+
+    with SurgingPool() as world:
+        asyncio.run(train(reach(world)))
+
+
+def test_a_job_that_has_written_nothing_asks_who_serves_beside_the_new_ones(roll, reach):
+    async def rolls_out(world):
+        async with Cluster(roll, 2) as cluster:
+            await asyncio.to_thread(world.begins)
+            await noticed(cluster)
+            assert await cluster.strategies[1].generate_request(payload()) == ANSWER
+            assert [prompts(engine) for engine in world.engines][2] == []
+
+    with SurgingPool() as world:
+        reach(world)
+        with Pool(POOL, NAMESPACE, identity=world.identity, holder="trainer-b") as trainer:
+            trainer.update_from_disk("/c/1", "step-1")
+        for engine in world.engines:
+            engine.asked.clear()
+        asyncio.run(rolls_out(world))
+
+
+def test_an_engine_that_ends_beside_the_new_one_leaves_its_requests_to_another(roll, reach):
+    async def train(world):
+        async with surging(roll, world) as cluster:
+            old = world.engines[1]
+            old.stuck.add(GENERATE)
+            asked = asyncio.create_task(cluster.strategies[1].generate_request(payload()))
+            await under_way(old)
+
+            def ends():
+                old.dead, old.state = True, "Backoff"
+                world.publish()
+
+            await asyncio.to_thread(world.call, ends)
+            assert await asked == ANSWER
+            assert prompts(world.engines[0]) == ["r-try2"]
+
+    with SurgingPool() as world:
         asyncio.run(train(reach(world)))
