@@ -35,6 +35,33 @@ def run_trainer(pool: PoolUnderTest, replicas: int) -> None:
     pool.kubectl("apply", "-f", "-", input=yaml.safe_dump_all(objects))
 
 
+def run_job(pool: PoolUnderTest, pods: int) -> None:
+    """The same trainer as a plain Job with an index for each of its pods."""
+    *account, stateful = yaml.safe_load_all((SAMPLES / "trainer.yaml").read_text())
+    template = stateful["spec"]["template"]
+    del template["spec"]["runtimeClassName"]
+    template["spec"]["restartPolicy"] = "Never"
+    spec: Json = {"completionMode": "Indexed", "completions": pods, "parallelism": pods}
+    body: Json = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "trainer"}}
+    body["spec"] = {**spec, "backoffLimit": 10, "template": template}
+    pool.kubectl("apply", "-f", "-", input=yaml.safe_dump_all([*account, body]))
+
+
+def pod_of_job(pool: PoolUnderTest, index: int, besides: str = "") -> Json:
+    """The Job's pod of this index, once it runs and is another one than ``besides``."""
+    labels = f"batch.kubernetes.io/job-completion-index={index},{names.LABEL_TRAINER}"
+
+    def runs() -> Json | None:
+        found: list[Json] = pool.plane.api.get(
+            f"/api/v1/namespaces/{pool.namespace}/pods?labelSelector={labels.replace('=', '%3D')}"
+        )["items"]
+        there = (pod for pod in found if pod["metadata"]["name"] != besides)
+        return next((pod for pod in there if pod["status"].get("phase") == "Running"), None)
+
+    pod: Json = pool.wait(runs, f"the Job's pod {index} runs", 60)
+    return pod
+
+
 def trainer(pool: PoolUnderTest, rank: int) -> Json:
     """The trainer's pod of this rank, once it runs."""
 
@@ -50,7 +77,11 @@ def trainer(pool: PoolUnderTest, rank: int) -> Json:
 
 def publish(pool: PoolUnderTest, rank: int, **changes: Any) -> Json:
     """What the trainer's pod does first, with the rights that it has; the pod."""
-    pod = trainer(pool, rank)
+    return publish_of(pool, trainer(pool, rank), rank, **changes)
+
+
+def publish_of(pool: PoolUnderTest, pod: Json, rank: int, **changes: Any) -> Json:
+    """The same of a trainer's pod, whoever made it."""
     environ = {
         "NODE_NAME": pod["spec"]["nodeName"],
         "POD_NAME": pod["metadata"]["name"],
@@ -108,6 +139,27 @@ def test_engines_join_their_trainer_and_follow_when_it_moves(pool):
     }, "who has not moved runs on"
     pool.plane.kubectl("uncordon", first)
     pool.kubectl("delete", "statefulset", "trainer", "--cascade=background")
+
+
+def test_engines_join_a_trainer_that_is_a_plain_job_and_follow_its_next_pod(pool):
+    pool.apply(device_mapping="list(range(0,16))", num_gpus_per_worker=4, **SHARED)
+    run_job(pool, 2)
+    pods = [publish_of(pool, pod_of_job(pool, index), index) for index in range(2)]
+    first, second = (pod["spec"]["nodeName"] for pod in pods)
+    wanted = {"g0-3": first, "g4-7": first, "g8-11": second, "g12-15": second}
+    pool.wait(lambda: is_on(pool, wanted), f"engines are on {wanted}", 60)
+
+    pool.plane.kubectl("cordon", first)
+    name = pods[0]["metadata"]["name"]
+    pool.kubectl("delete", "pod", name, "--wait=false", "--grace-period=0", "--force")
+    pool.wait(lambda: set(engines_on(pool)) == {"g8-11", "g12-15"}, "its engines are gone", 60)
+    again = publish_of(pool, pod_of_job(pool, 0, besides=name), 0)["spec"]["nodeName"]
+    pool.plane.kubectl("uncordon", first)
+    assert again not in (first, second)
+    pool.wait(lambda: is_on(pool, {**wanted, "g0-3": again, "g4-7": again}), "all is well", 60)
+
+    pool.kubectl("delete", "job", "trainer", "--cascade=background")
+    pool.wait(lambda: not engines_on(pool), "the Job is gone, and its engines with it", 60)
 
 
 def test_the_guides_file_joins_a_trainer_of_32_gpus_as_roll_would_place_it(pool):
