@@ -66,6 +66,10 @@ promql: $(STAMP) tools ## Dashboards and alerts by Prometheus' own engine (build
 kueue: $(STAMP) tools ## Pools in queues of the real Kueue (builds it once: most of ten minutes)
 	$(PYTEST) tests/kueue $(ARGS)
 
+.PHONY: kuberay
+kuberay: $(STAMP) tools ## Engines on the GPUs of a RayCluster of the real KubeRay (builds it once: ten minutes)
+	$(PYTEST) tests/kuberay $(ARGS)
+
 VALIDATORS := $(VENV)/validate
 .PHONY: validate
 validate: $(STAMP) tools ## Chart, manifests and samples against schemas of each Kubernetes, and checkov

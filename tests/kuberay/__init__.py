@@ -1,0 +1,1 @@
+"""A trainer that KubeRay's own operator makes: make kuberay."""
