@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.weights import taking_turns
+from tests.weights import taking_turns, two_pools
 
 RUNS = 40
 FINDING = 400
@@ -22,3 +22,19 @@ def test_many_runs_in_which_trainer_and_engines_take_turns():
 @pytest.mark.parametrize("defect", taking_turns.CONTROLS)
 def test_what_keeps_their_turns_apart_is_missed(defect):
     assert any(taking_turns.run(seed, defect=defect).both for seed in range(FINDING))
+
+
+def test_many_runs_in_which_two_pools_are_on_the_same_gpus():
+    turns = woken = refused = 0
+    for seed in range(RUNS):
+        pair = two_pools.run(seed)
+        assert pair.awake == pair.both == [], seed
+        turns += sum(world.turns for world in pair.worlds)
+        woken += sum(world.woken for world in pair.worlds)
+        refused += pair.refused
+    assert min(turns, woken, refused) > 0
+
+
+@pytest.mark.parametrize("defect", two_pools.CONTROLS)
+def test_what_keeps_two_pools_apart_is_missed(defect):
+    assert any(two_pools.run(seed, defect=defect).awake for seed in range(FINDING))

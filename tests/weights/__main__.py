@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 
-from tests.weights import model, part_sleep, taking_turns
+from tests.weights import model, part_sleep, taking_turns, two_pools
 
 
 def main() -> int:
@@ -18,13 +18,17 @@ def main() -> int:
     parser.add_argument("--parts", action="store_true", help="parts of the pool sleep too")
     parser.add_argument("--mixed", action="store_true", help="beside others of an earlier release")
     parser.add_argument("--turns", action="store_true", help="trainer and engines on one GPU")
+    parser.add_argument("--pools", action="store_true", help="two pools on the same GPUs")
     options = parser.parse_args()
+    seeds = range(options.seed, options.seed + options.runs)
     if options.turns:
-        return _turns(range(options.seed, options.seed + options.runs))
+        return _turns(seeds)
+    if options.pools:
+        return _pools(seeds)
     kinds = {kind: getattr(options, kind) for kind in ("roll", "parts", "mixed")}
     begun, answers, steps, loaded, wrong, slept = time.monotonic(), 0, 0, 0, 0, 0
     jobs: Counter[str] = Counter()
-    for seed in range(options.seed, options.seed + options.runs):
+    for seed in seeds:
         world = model.run(random.Random(seed).randrange, **kinds)
         jobs += world.jobs
         answers += world.answers
@@ -75,6 +79,30 @@ def _turns(seeds: range) -> int:
         found = sum(bool(taking_turns.run(seed, defect=defect).both) for seed in range(runs))
         blind += not found
         print(f"control: {defect}: found in {found} of {runs} runs")
+    return 1 if wrong or blind else 0
+
+
+def _pools(seeds: range) -> int:
+    """Moments at which engines of two pools held memory of one GPU: none but in controls."""
+    begun, wrong, steps, turns, woken, refused = time.monotonic(), 0, 0, 0, 0, 0
+    for seed in seeds:
+        pair = two_pools.run(seed)
+        steps, refused = steps + pair.steps, refused + pair.refused
+        turns += sum(world.turns for world in pair.worlds)
+        woken += sum(world.woken for world in pair.worlds)
+        if found := pair.awake + pair.both:
+            wrong += 1
+            print(f"seed {seed}: {'; '.join(found[:3])}")
+    seconds = time.monotonic() - begun
+    told = f"{turns} turns, {woken} times woken, {refused} times refused"
+    print(f"{len(seeds)} runs of two pools, {steps} steps, {told}")
+    print(f"{wrong} runs in which two held memory of one GPU, {seconds:.0f} s")
+    blind = 0
+    for defect in two_pools.CONTROLS:
+        runs = min(len(seeds), 500)
+        found_in = sum(bool(two_pools.run(seed, defect=defect).awake) for seed in range(runs))
+        blind += not found_in
+        print(f"control: {defect}: found in {found_in} of {runs} runs")
     return 1 if wrong or blind else 0
 
 

@@ -14,7 +14,6 @@ back or ended by force.
 import dataclasses
 import random
 from collections.abc import Callable, Generator, Iterable, Mapping
-from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
@@ -28,6 +27,7 @@ from sglang_operator.weights import lease_state, lost_lease, parts, steps, turn
 from sglang_operator.weights.lease_state import Phase, Transaction
 from tests.builders import NOW, OWNER, a_pod
 from tests.unit.placement.trainers import a_shared_pool, a_slot, seen
+from tests.weights.turn_things import Entry, Operator, Process
 
 UNGUARDED = "starts engines whoever's turn it is"
 UNTOLD = "takes the memory without asking whether an engine may come up"
@@ -53,39 +53,6 @@ def _pool() -> Pool:
 @cache
 def _surroundings() -> Mapping[str, Any]:
     return seen(_pool(), a_slot(0))
-
-
-@dataclass
-class Process:
-    """An engine in its pod: it holds memory once kubelet has started it, until it ends."""
-
-    pod: ObservedPod
-    released: bool = False
-    ended: bool = False
-
-    @property
-    def holds(self) -> bool:
-        return self.pod.engine_runs and not (self.ended or self.released)
-
-
-@dataclass
-class Operator:
-    """What it saw last, and what it has sent that has not arrived."""
-
-    seen: Observed | None = None
-    said: Transaction | None = None
-    creates: list[Engine] = field(default_factory=list)
-    deletes: list[names.Uid] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Entry:
-    """An engine in the registry."""
-
-    devices: tuple[int, ...]
-    instance: str | None
-    up: bool
-    waits: bool
 
 
 class World:
@@ -141,11 +108,12 @@ class World:
             children[key] = ObservedChild(
                 uid=lease_uid, owner=OWNER.uid, body=self.lease, seen=self.now
             )
-        operator.seen = Observed(
+        seen = Observed(
             **{**surroundings, "children": children},
             pods=tuple(self._seen(each) for each in self.processes),
             said=operator.said,
         )
+        operator.seen = self.with_others(seen)
         planned = self._planned(operator)
         weights = self._weighed(operator, planned)
         operator.said = weights.said
@@ -160,6 +128,13 @@ class World:
         self._publish(weights, making=False)
         operator.deletes = [removal.pod.uid for removal in planned.removals]
         operator.creates = [create.engine for create in planned.creates]
+
+    def with_others(self, seen: Observed) -> Observed:
+        """With what other pools have: here is none."""
+        return seen
+
+    def let_in(self, runs: Iterable[str | None]) -> None:
+        """What a client asks before it has these resume; it raises DiesError."""
 
     def _planned(self, operator: Operator) -> Plan:
         assert operator.seen is not None
@@ -421,6 +396,7 @@ class World:
         yield from self._until(lambda: self.acted == me.transaction, me)
         inside = [e for e in self.registry if devices is None or {*e.devices} <= devices]
         runs = {e.instance for e in inside}
+        self.let_in(run for run in runs if state.sleeps(run))
         for process in self.processes:
             run = process.pod.instance
             if run in runs and state.sleeps(run) and not process.ended:
@@ -448,6 +424,7 @@ class World:
         runs = [e.instance for e in self.registry if e.instance]
         state = self._step(lambda s: steps.begin(s, me, engines=runs, **at))
         yield from self._until(lambda: self.acted == me.transaction, me)
+        self.let_in(run for run in runs if state.sleeps(run))
         for process in self.processes:
             if state.sleeps(process.pod.instance):
                 process.released = False

@@ -207,7 +207,7 @@ def contended(weights: GatePlan) -> dict[str, list[str]]:
     """Which pools have GPUs of these engines, and the engines without a rank of which they do."""
     if not weights.taken:
         return {}
-    beside = sorted({e.name for e in weights.others} & weights.taken.keys())
+    beside: list[str] = sorted({e.name for e in weights.others} & weights.taken.keys())
     who = sorted({*weights.taken.values()})[:MOST_NAMED]
     return {"takenBy": who, **({TAKEN_BESIDE: beside} if beside else {})}
 

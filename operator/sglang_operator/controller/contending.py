@@ -77,7 +77,8 @@ class Contending:
         unheard = now < self._hears_until and self._unheard(key)
         there = {gpu for pod in observed.all_pods for gpu in pod.gpus_seen}
         granted = own.has | (own.wants & there if unheard else own.wants)
-        self._granted[key] = granted - barred.keys()
+        kept = own.granted if own.makes else frozenset[str]()
+        self._granted[key] = kept | (granted - barred.keys())
         own = replace(own, granted=self._granted[key])
         if self._told.get(key) != (news := (own.wants, own.keeps)):
             self._told[key] = news

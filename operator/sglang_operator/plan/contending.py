@@ -70,10 +70,10 @@ def has(
 ) -> frozenset[str]:
     """GPUs of which one of these pods may have the memory.
 
-    Whoever sleeps has none, but where its trainer is at work: what is named as asleep may be about
-    to release it yet, or to resume it.  ``told`` are engines of which a trainer that is at work now
-    was told that another pool has their GPUs: it resumes none of these.  None: it was told nothing
-    so far, and asks no engine for anything before.
+    Whoever sleeps has none, but where its trainer is at work, or may be though it was ended: what
+    is named as asleep may be about to release it yet, or to resume it.  ``told`` are engines of
+    which a trainer that is at work now was told that another pool has their GPUs: it resumes none
+    of these.  None: it was told nothing so far, and asks no engine for anything before.
     """
     gpus = set[str]()
     for pod in pods:
@@ -85,7 +85,9 @@ def has(
 
 def _sleeps(pod: ObservedPod, says: Transaction, told: Collection[EngineName] | None) -> bool:
     run = pod.last_instance
-    if says.releases or run in says.unclear or not says.sleeps(run).issuperset(SLEEP_TAGS):
+    if says.releases or says.fence or run in says.unclear:
+        return False
+    if not says.sleeps(run).issuperset(SLEEP_TAGS):
         return False
     return not says.at_work or told is None or pod.engine in told
 

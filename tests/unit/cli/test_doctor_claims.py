@@ -7,7 +7,8 @@ import pytest
 from sglang_operator.cli import doctor
 from sglang_operator.cli.checks.check import Check, Grade
 from sglang_operator.cli.cluster.kubectl import ClusterError, Why
-from tests.unit.cli.test_doctor import NOW, _answers, _examine, _pool
+from tests.builders import NOW
+from tests.unit.cli.test_doctor import _answers, _examine, _pool
 
 NONE = ClusterError("kubectl", "not found", Why.NOT_FOUND)
 FORBIDDEN = ClusterError("kubectl", "forbidden", Why.FORBIDDEN)

@@ -2,7 +2,6 @@
 
 import asyncio
 import threading
-import time
 
 import pytest
 
@@ -10,7 +9,7 @@ from sglang_operator.client import AsyncPool, NotReady, contention
 from sglang_operator.weights.lease_state import Phase
 from sglang_operator.weights.turn import TRAINER
 from tests.unit.client.fake_pool import NAMESPACE, POOL, FakePool
-from tests.unit.client.test_turns import a_pool, later
+from tests.unit.client.test_turns import a_pool
 
 
 @pytest.fixture
@@ -61,10 +60,10 @@ def test_a_wake_goes_on_once_the_other_pool_is_seen_to_sleep(world, pool, monkey
     monkeypatch.setattr(contention, "PATIENCE", 30.0)
     pool.sleep(settle=0)
     takes(world, 1)
-    waits = threading.Thread(target=lambda: (time.sleep(0.5), takes(world)))
-    waits.start()
+    gives_up = threading.Timer(0.5, takes, [world])
+    gives_up.start()
     pool.wake()
-    waits.join()
+    gives_up.join()
     assert resumed(world) == [0, 1, 2]
 
 
@@ -99,7 +98,8 @@ def test_who_is_given_its_gpus_back_and_does_not_come_up_names_the_other_pool(wo
     pool.sleep(settle=0)
     world.end(1)
     world.starts = False
-    taken = later(world, 0.3, lambda: (setattr(world, "taken", {1}), world.publish()))
+    taken = threading.Timer(0.3, takes, [world, 1])
+    taken.start()
     with pytest.raises(NotReady, match=WORDS):
         pool.wake(loading=1.0)
     taken.join()

@@ -212,9 +212,9 @@ def test_of_a_pool_of_another_namespace_nothing_is_named():
     async def story() -> None:
         api = fake_api.Api()
         async with fake_api.operator(api, watch_nodes=False):
-            for key in (ONE, ("other", "two")):
-                api.make(*key, placement=by_hand(a_slot(0)))
-                await api.until(lambda key=key: api.reason(*key))
+            api.make(*ONE, placement=by_hand(a_slot(0)))
+            await api.until(lambda: api.reason(*ONE))
+            api.make("other", "two", placement=by_hand(a_slot(0)))
             await api.until(lambda: api.reason("other", "two") == "WaitingForOtherPool")
             words = message(api, ("other", "two"))
             assert "a pool of another namespace has the memory of these GPUs" in words
