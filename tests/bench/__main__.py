@@ -15,7 +15,7 @@ from sglang_operator.kube import credentials
 from sglang_operator.kube.client import ApiClient
 from sglang_operator.testing import ControlPlane
 from sglang_operator.testing.installed import InstalledOperator
-from tests.bench import creating, failover, many, replacing, resting, scale
+from tests.bench import creating, failover, many, replacing, resting, rolling, scale
 from tests.bench.contenders import Contender, Deployment, Ours, raw_client
 from tests.bench.figures import Figure, table
 
@@ -23,7 +23,7 @@ GPUS_PER_NODE = 8
 # The last of two flags counts: kube-controller-manager without limits of its client.
 UNLIMITED = {"kube-controller-manager": ["--kube-api-qps=5000", "--kube-api-burst=10000"]}
 WARM_UP = 40
-PARTS = ("create", "replace", "rest", "events", "memory", "many", "failover")
+PARTS = ("create", "replace", "rest", "events", "memory", "many", "failover", "rollout")
 
 
 @asynccontextmanager
@@ -71,6 +71,14 @@ async def with_nodes(options: argparse.Namespace, found: Found) -> None:
             found.add(replacing.figures(times))
         if "rest" in options.parts:
             found.add(await resting.measure(plane, client, ours, operator.user))
+
+
+async def rolled(options: argparse.Namespace, found: Found) -> None:
+    """What replaces many engines, and needs room for new ones beside them."""
+    needed = rolling.gpus(options.rolled, options.rolled_groups)
+    nodes = f"{-(-needed // GPUS_PER_NODE) + 4}x{GPUS_PER_NODE}"
+    async with bench(nodes) as (plane, client, _):
+        found.add(await rolling.figures(plane, client, options.rolled, options.rolled_groups))
 
 
 async def without_nodes(options: argparse.Namespace, found: Found) -> None:
@@ -126,6 +134,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--pods", type=int, default=10_000, help="pods at which memory is read")
     parser.add_argument("--pools", type=int, default=1000, help="small pools made at once")
     parser.add_argument("--failovers", type=int, default=20, help="runs of each kind")
+    parser.add_argument("--rolled", type=int, default=1000, help="engines of a rolling update")
+    parser.add_argument("--rolled-groups", type=int, default=200, help="groups of two of another")
     parser.add_argument("--json", type=Path, help="also write every round to this file")
     return parser
 
@@ -136,6 +146,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     begun, found = time.monotonic(), Found(options.json)
     if {"create", "replace", "rest"} & set(options.parts):
         asyncio.run(with_nodes(options, found))
+    if "rollout" in options.parts:
+        asyncio.run(rolled(options, found))
     asyncio.run(without_nodes(options, found))
     print(f"\n{table(found.figures)}\n\n{time.monotonic() - begun:.0f} s")
     return 0
