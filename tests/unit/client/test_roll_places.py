@@ -425,13 +425,15 @@ def test_engines_that_run_already_sleep_before_an_agentic_job_begins_with_its_tr
         run(goes_on, world, again)
 
 
-def test_engines_that_are_about_to_start_sleep_before_the_trainer_comes(roll, reach, trainer):
+def test_engines_that_are_about_to_start_sleep_before_the_trainer_comes(
+    roll, reach, trainer, monkeypatch
+):
     """A job before has published the GPUs: the engines come up by themselves."""
     with FakePool() as world:
         for engine in joined(reach(world)).engines:
             engine.state, engine.instance = "Pending", ""
         world.turns = True
-        world._waits = lambda _: False  # their pods are there
+        monkeypatch.setattr(world, "_waits", lambda _: False)  # their pods are there
         world.starts = False
         world.call(world.publish)
 
