@@ -478,10 +478,7 @@ class Observed:
 
     @property
     def all_pods(self) -> tuple[ObservedPod, ...]:
-        """The pool's pods, also those that stand aside: engines run in them like in the others.
-
-        They sleep, and are written over, no less.
-        """
+        """The pool's pods, and those aside, whose engines run, sleep and are written as the others."""
         return (*self.pods, *self.aside)
 
     def weights_lease(self, pool: str) -> ObservedChild | None:
