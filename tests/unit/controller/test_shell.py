@@ -2,6 +2,9 @@
 
 import asyncio
 import getpass
+import importlib.util
+import subprocess
+import sys
 import threading
 
 import kopf
@@ -94,3 +97,14 @@ def test_a_stop_during_the_pause_ends_it_at_once(monkeypatch):
     supervised.start()
     supervised.stop(10)
     assert not supervised._thread.is_alive()
+
+
+def test_the_operator_starts_without_the_clients_that_kopf_would_look_for():
+    """Of those that are installed: the tests' environment has ``kubernetes``."""
+    assert importlib.util.find_spec("kubernetes")
+    code = (
+        "import sys, sglang_operator.__main__\n"
+        "assert not any(name.partition('.')[0] == 'kubernetes' for name in sys.modules)\n"
+        "import kubernetes"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
