@@ -2,8 +2,9 @@
 everything else is told of.  It shares nothing with the code that makes the pods.
 """
 
+import copy
 import posixpath
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 POD_FIELDS = {
@@ -75,9 +76,74 @@ RAISING_WORDS = (
 )
 
 
+CLASSES_OF_GPUS = {"gpu.nvidia.com", "mig.nvidia.com", "gpu.amd.com", "gpu.intel.com"}
+
+
 def excess(pod: dict[str, Any]) -> list[str]:
     """Every right of this pod that engines do not have."""
     return [*_of_pod(pod["spec"]), *_of_metadata(pod["metadata"])]
+
+
+def excess_beside(
+    pod: dict[str, Any],
+    folder: str,
+    *,
+    gpus: Sequence[str] = (),
+    claim: str = "",
+    requests: Sequence[str] = (),
+) -> list[str]:
+    """The same of one on a trainer's GPUs: these and no others, and this folder at /dev/shm.
+
+    Either by their UUIDs, or by these requests of a claim.
+    """
+    pod = copy.deepcopy(pod)
+    return [*_given(pod["spec"], folder, gpus, claim, requests), *excess(pod)]
+
+
+def _given(
+    spec: dict[str, Any], folder: str, gpus: Sequence[str], claim: str, requests: Sequence[str]
+) -> Iterator[str]:
+    """What is amiss in what its place gives a pod, which is taken out of it."""
+    container = spec["containers"][0]
+    (shm,) = (each for each in container["volumeMounts"] if each["mountPath"] == "/dev/shm")
+    (volume,) = (each for each in spec["volumes"] if each["name"] == shm["name"])
+    if volume.get("hostPath") != {"path": folder, "type": "DirectoryOrCreate"}:
+        yield f"at /dev/shm {volume}"
+    if shm.keys() != {"name", "mountPath"}:
+        yield f"mounted as {shm}"
+    spec["volumes"].remove(volume)
+    container["volumeMounts"].remove(shm)
+    if claim:
+        claimed = spec.pop("resourceClaims", [])
+        if [each.get("resourceClaimName") for each in claimed] != [claim]:
+            yield f"the claims {claimed}"
+        own = (
+            [{"name": claimed[0]["name"], "request": each} for each in requests] if claimed else []
+        )
+        if (asked := container["resources"].pop("claims", [])) != own or not requests:
+            yield f"of the claims {asked}"
+    if gpus:
+        named = [each for each in container["env"] if each["name"] == "NVIDIA_VISIBLE_DEVICES"]
+        if named != [{"name": "NVIDIA_VISIBLE_DEVICES", "value": ",".join(gpus)}]:
+            yield f"the GPUs {named}"
+        container["env"] = [each for each in container["env"] if each not in named]
+    counted = [name for name in container["resources"]["limits"] if "/" in name]
+    if counted:
+        yield f"also {counted}"
+    container["resources"]["limits"]["counted/elsewhere"] = "1"
+
+
+def excess_of_claim(body: dict[str, Any]) -> list[str]:
+    """What a claim gives that are no GPUs, or such as others have."""
+    found = []
+    for request in body["spec"]["devices"]["requests"]:
+        exactly = request.get("exactly") or {}
+        for each in (exactly, *request.get("firstAvailable", ())):
+            if each and each.get("deviceClassName") not in CLASSES_OF_GPUS:
+                found.append(f"the class {each.get('deviceClassName')}")
+        if exactly.get("adminAccess"):
+            found.append("devices of others")
+    return found
 
 
 def _of_pod(spec: dict[str, Any]) -> Iterator[str]:

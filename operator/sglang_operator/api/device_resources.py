@@ -48,6 +48,25 @@ def gives_the_node(name: str) -> bool:
     return parts[-1] == "mem" or any(map(_FILES.fullmatch, parts))
 
 
+def of_class(name: str) -> str:
+    """The resource that stands for a class of devices, whoever asks for it in another way."""
+    return f"{_CLASSES}{name}"
+
+
+def of_gpus(
+    field: str, name: str, allowed: Collection[str] = (), whose: str = ""
+) -> Iterator[errors.Problem]:
+    """Why this is not taken for GPUs; ``whose`` is what asks for it, where no field does."""
+    if name in allowed or is_gpu(name):
+        return
+    yield errors.POD_TEMPLATE(
+        field,
+        found=f"the resource {errors.shown(name)}{whose}",
+        expected="GPUs, such as nvidia.com/gpu, nvidia.com/mig-1g.10gb or amd.com/gpu",
+        advice=_advice(name),
+    )
+
+
 def problems(
     gpus: str, beside: Iterable[tuple[str, str]], allowed: Collection[str] = ()
 ) -> Iterator[errors.Problem]:
@@ -55,13 +74,7 @@ def problems(
 
     ``gpus`` is the resource of its GPUs, ``beside`` are the others, each with its field.
     """
-    if gpus not in allowed and not is_gpu(gpus):
-        yield errors.POD_TEMPLATE(
-            "spec.placement.resourceName",
-            found=f"the resource {errors.shown(gpus)}",
-            expected="GPUs, such as nvidia.com/gpu, nvidia.com/mig-1g.10gb or amd.com/gpu",
-            advice=_advice(gpus),
-        )
+    yield from of_gpus("spec.placement.resourceName", gpus, allowed)
     for field, name in beside:
         if name not in (gpus, *allowed) and gives_the_node(name):
             yield errors.POD_TEMPLATE(

@@ -20,11 +20,24 @@ class _Exactly(msgspec.Struct, frozen=True, rename="camel"):
     device_class_name: str = ""
     allocation_mode: str = "ExactCount"
     count: int = 1
+    admin_access: bool | None = None
 
 
-class _Request(msgspec.Struct, frozen=True):
+class _OneOf(msgspec.Struct, frozen=True, rename="camel"):
+    device_class_name: str = ""
+
+
+class _Request(msgspec.Struct, frozen=True, rename="camel"):
     name: str = ""
     exactly: _Exactly | None = None
+    first_available: list[_OneOf] = []
+
+    @property
+    def classes(self) -> Iterator[str]:
+        """Of devices that it may be given; one that cannot be read is of a class without a name."""
+        if self.exactly is not None or not self.first_available:
+            yield self.exactly.device_class_name if self.exactly is not None else ""
+        yield from (each.device_class_name for each in self.first_available)
 
 
 class _Requests(msgspec.Struct, frozen=True):
@@ -77,7 +90,9 @@ class ClaimObject(msgspec.Struct, frozen=True):
             if request.exactly is not None
             and (request.exactly.allocation_mode, request.exactly.count) == ("ExactCount", 1)
         ]
-        classes = {request.exactly.device_class_name for request in single if request.exactly}
+        # Of all: what is not looked at is not judged.
+        every = self.spec.devices.requests
+        classes = {name for request in every for name in request.classes}
         allocation = status.allocation
         results = allocation.devices.results[:_MOST] if allocation is not None else ()
         return DeviceClaim(
@@ -87,6 +102,7 @@ class ClaimObject(msgspec.Struct, frozen=True):
             made_of=meta.annotations.get(names.ANNOTATION_MADE_OF, ""),
             requests=tuple(request.name for request in single),
             classes=tuple(sorted(classes)),
+            admin=any(each.exactly is not None and each.exactly.admin_access for each in every),
             devices=tuple(
                 Allocated(each.request, Place(each.driver, each.pool, each.device))
                 for each in results

@@ -10,7 +10,7 @@ that what is wrong with it is told of the field ``placement.resourceName``
 ``cli.pipeline.notes``.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -90,6 +90,10 @@ class PlacementStrategy(Protocol):
 
     def resource(self, parsed: PoolSpec) -> str:
         """The resource of a node that an engine's GPUs are counted by, such as nvidia.com/gpu."""
+        ...
+
+    def device_classes(self, parsed: PoolSpec) -> Sequence[tuple[str, str]]:
+        """The classes of devices that its claims ask for, each by the field that names it."""
         ...
 
     def requests(self, parsed: PoolSpec, gpus: int) -> Mapping[str, str]:

@@ -1,7 +1,7 @@
 """What the modes have in common whose engines are on the GPUs of a trainer."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from sglang_operator.api import errors, syntax
@@ -30,6 +30,9 @@ class Colocated:
 
     def resource(self, parsed: PoolSpec) -> str:
         return parsed.placement.resource_name
+
+    def device_classes(self, parsed: PoolSpec) -> Sequence[tuple[str, str]]:
+        return ()
 
     def requests(self, parsed: PoolSpec, gpus: int) -> Mapping[str, str]:
         return {}

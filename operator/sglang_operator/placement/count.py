@@ -3,7 +3,7 @@
 The ids in ``device_mapping`` are a number here, not places.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from sglang_operator.api import conditions, pod_container, syntax, texts
 from sglang_operator.api.names import EngineName
@@ -37,6 +37,9 @@ class Count:
 
     def resource(self, parsed: PoolSpec) -> str:
         return parsed.placement.resource_name
+
+    def device_classes(self, parsed: PoolSpec) -> Sequence[tuple[str, str]]:
+        return ()
 
     def requests(self, parsed: PoolSpec, gpus: int) -> Mapping[str, str]:
         return {self.resource(parsed): str(gpus)}

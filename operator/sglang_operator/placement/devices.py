@@ -49,7 +49,8 @@ class DeviceClaim:
     version: int  # of the object in this state
     made_of: str = ""  # a hash of what the operator wrote as its spec; empty: somebody else's
     requests: tuple[str, ...] = ()  # that ask for one device each, by name
-    classes: tuple[str, ...] = ()  # of devices that they ask for
+    classes: tuple[str, ...] = ()  # of devices that any request asks for, also as one of several
+    admin: bool = False  # one asks for devices that others have, as whoever runs the cluster may
     devices: tuple[Allocated, ...] = ()
     allocated: bool = False
     users: tuple[str, ...] = ()  # pods that it is reserved for, by name

@@ -47,6 +47,7 @@ class Seen:
     inventory: Inventory | None = None  # None: nobody looked
     pins: Mapping[int, Pin] = field(default_factory=dict)  # what claims had last, by node rank
     counted: Mapping[str, int] = field(default_factory=dict)  # GPUs of device plugins, by node
+    allowed: Collection[str] = ()  # resources that the operator allows, beside GPUs
 
     @property
     def alive(self) -> frozenset[str] | None:

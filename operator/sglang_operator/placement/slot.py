@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-from sglang_operator.api import conditions, errors, names, syntax, texts
+from sglang_operator.api import conditions, device_resources, errors, names, syntax, texts
 from sglang_operator.api.names import EngineName
 from sglang_operator.api.problems import Problem
 from sglang_operator.api.spec import PoolSpec
@@ -44,6 +44,9 @@ class Slot(colocated.Colocated):
         yield from colocated.of_folder(slot.shared_memory, where, namespace)
         if parsed.device_mapping is not None and engines:
             yield from _of_claims(parsed, _needs(engines, max(1, parsed.num_gpus_per_node)))
+
+    def device_classes(self, parsed: PoolSpec) -> Sequence[tuple[str, str]]:
+        return ((f"{FIELD}.deviceClassName", parsed.placement.slot.device_class_name),)
 
     def parts(self, parsed: PoolSpec, namespace: str) -> PodParts:
         return PodParts(
@@ -207,6 +210,8 @@ class _Claims:
             return None  # nobody looked
         if self._inventory.claims is None:
             return _problem(conditions.CLAIMS_NOT_SERVED, words.CLAIMS_UNSERVED)
+        if (refused := next(self._refused(), None)) is not None:
+            return refused
         published = self._inventory.devices
         there = published.nodes if published is not None else frozenset[str]()
         both = {node for node in there if self._seen.counted.get(node)}
@@ -221,6 +226,25 @@ class _Claims:
         told = ", ".join(sorted(hit)[:_MOST_NAMED])
         text = words.COUNTED_TWICE.format(nodes=told, resource=self._resource)
         return _problem(conditions.COUNTED_TWICE, text)
+
+    def _refused(self) -> Iterator[Problem]:
+        """What claims ask for that engines may not have, whoever made them and under which name.
+
+        A container is given the devices of all requests that it names, and a claim may be made in
+        the place of one of the operator's, also with its annotation.
+        """
+        for rank, claim in self._found.items():
+            where = f"{FIELD}.claims" if rank in self._given else FIELD
+            whose = f" of ResourceClaim {errors.shown(claim.name)}"
+            for name in map(device_resources.of_class, claim.classes):
+                yield from device_resources.of_gpus(where, name, self._seen.allowed, whose)
+            if claim.admin:
+                yield errors.POD_TEMPLATE(
+                    where,
+                    found=f"adminAccess{whose}",
+                    expected="requests for devices that nobody else has",
+                    advice="name a claim without it",
+                )
 
     def _is_allocated(self, rank: int) -> bool:
         claim = self._found.get(rank)

@@ -24,6 +24,8 @@ def problems(
         for name in sorted(written.get(section, {}))
     ]
     yield from device_resources.problems(modes.resource(parsed), beside, allowed)
+    for field, name in modes.of(parsed).device_classes(parsed):
+        yield from device_resources.of_gpus(field, device_resources.of_class(name), allowed)
 
 
 def doubts(parsed: PoolSpec, template: Overlay) -> Iterator[Problem]:
@@ -37,6 +39,7 @@ def allowing(pool: Pool, allowed: Collection[str]) -> Pool | Refused:
     if refused := tuple(problems(pool.spec, pool.template, allowed)):
         return Refused(owner=pool.owner, problems=refused)
     settled = tuple(doubts(pool.spec, pool.template))
-    if not settled:
+    if not settled and not allowed:
         return pool
-    return replace(pool, warnings=tuple(each for each in pool.warnings if each not in settled))
+    warnings = tuple(each for each in pool.warnings if each not in settled)
+    return replace(pool, warnings=warnings, allowed=frozenset(allowed))

@@ -94,6 +94,8 @@ class Pool:
     accepted: frozenset[str] = frozenset()
     # Where engines listen.  It is the cluster's, not the spec's, and no part of the revision.
     host: str = ANY_ADDRESS
+    # Resources that its operator allows, beside GPUs that are known by name.  No part of it either.
+    allowed: frozenset[str] = frozenset()
 
     @property
     def saves_memory(self) -> bool:
@@ -185,6 +187,7 @@ class Pool:
     def seating(self, seen: Seen) -> Seating | None:
         """Where the pods of its engines belong; None: that is the scheduler's to say."""
         engines = {each.name: each.shares for each in self.engines}
+        seen = replace(seen, allowed=self.allowed) if self.allowed else seen
         return self.placement.seating(self.spec, self.owner.name, engines, seen)
 
     @property

@@ -5,16 +5,23 @@ import re
 import time
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
-from sglang_operator.api import errors, pod_shape, pod_template
+from sglang_operator.api import errors, names, pod_shape, pod_template
 from sglang_operator.api.schemas import pod_template as schema
 from sglang_operator.children import engine_pod
+from sglang_operator.observed.claims import ClaimObject
+from sglang_operator.placement.devices import Inventory
+from sglang_operator.placement.seats import Seen
+from sglang_operator.pool import devices as pool_devices
 from sglang_operator.pool.resolve import Pool, Refused, resolve_pool
 from tests import podtemplates, privileges
 from tests.builders import OWNER, a_pool, guide_spec, refused
+from tests.unit.placement.trainers import SHARED, THREE, published
+from tests.unit.placement.trainers import pods as trainer_pods
 
 
 def problems(template):
@@ -1055,6 +1062,124 @@ def test_no_template_gives_a_pod_more_than_engines_have(template):
     event("rendered" if isinstance(resolved, Pool) else "refused")
     if isinstance(resolved, Pool):
         assert privileges.excess(engine_pod.template(resolved)) == []
+
+
+CLASS_NAMES = st.sampled_from(
+    [
+        *("gpu.nvidia.com", "gpu.nvidia.com", "mig.nvidia.com", "gpu.amd.com", "gpu.intel.com"),
+        *("kvm.devices.example.com", "vfio.gpu.nvidia.com", "gpu.nvidia.com.example.com", "gpu"),
+        *("xgpu.nvidia.com", "gpu-nvidia.com", "GPU.nvidia.com", "deviceclass/gpu.nvidia.com", ""),
+    ]
+)
+
+
+@st.composite
+def requests_of_claims(draw):
+    """Those of a claim by name: mostly as engines need them."""
+    asked = [
+        {
+            "name": f"gpu-{rank}",
+            "exactly": {
+                "deviceClassName": "gpu.nvidia.com",
+                "allocationMode": "ExactCount",
+                "count": 1,
+            },
+        }
+        for rank in range(8)
+    ]
+    changed = asked[draw(st.integers(0, 7))]
+    kind = draw(st.sampled_from(["as it is", "class", "admin", "first", "more", "all"]))
+    if kind == "class":
+        changed["exactly"]["deviceClassName"] = draw(CLASS_NAMES)
+    elif kind == "admin":
+        changed["exactly"]["adminAccess"] = draw(st.booleans())
+    elif kind == "first":
+        del changed["exactly"]
+        changed["firstAvailable"] = [{"name": "a", "deviceClassName": draw(CLASS_NAMES)}]
+    elif kind == "more":
+        named = {"name": "a", "deviceClassName": draw(CLASS_NAMES), "count": 1}
+        asked.append({"name": "more", "firstAvailable": [named]})
+    elif kind == "all":
+        changed["exactly"] |= {"allocationMode": "All", "deviceClassName": draw(CLASS_NAMES)}
+    return asked
+
+
+def judged_by_an_operator(**changes):
+    """The pool, or None, as an operator takes it that allows nothing."""
+    pool = resolve_pool(OWNER, guide_spec(device_mapping="list(range(0,8))", **changes))
+    taken = pool_devices.allowing(pool, ()) if isinstance(pool, Pool) else pool
+    return taken if isinstance(taken, Pool) else None
+
+
+def every_pod(pool, seating):
+    """Each engine's pod with its seat, of those that have one."""
+    shared = engine_pod.template(pool)
+    for engine in pool.engines:
+        for seat in seating.seats.get(engine.name, ()):
+            yield engine_pod.pod(pool, shared, engine, 0, seat=seat), seat
+
+
+IDS = names.ANNOTATION_DEVICES
+FOLDER = f"/dev/shm/sglang-operator.{OWNER.namespace}"
+
+
+@settings(max_examples=400)
+@given(templates())
+def test_no_template_gives_a_pod_on_a_trainers_gpus_more_than_these(template):
+    pool = judged_by_an_operator(podTemplate=copy.deepcopy(template), placement=SHARED)
+    event("refused" if pool is None else "rendered")
+    if pool is None:
+        return
+    seating = pool.seating(Seen(published=published(*THREE), trainers=trainer_pods(*THREE)))
+    for body, seat in every_pod(pool, seating):
+        assert privileges.excess_beside(body, FOLDER, gpus=seat.gpus) == []
+
+
+@settings(max_examples=400)
+@given(st.just({}) | templates(), CLASS_NAMES, st.none() | requests_of_claims(), st.booleans())
+def test_no_template_class_or_claim_gives_a_pod_more_than_gpus_of_its_claim(
+    template, class_name, asked, whole
+):
+    """``asked``: a claim that is there, by its name or in the place of the operator's own."""
+    listed = asked is not None and whole
+    slot = {"claims": [{"nodeRank": 0, "claimName": "mine"}]} if listed else {}
+    if class_name != "gpu.nvidia.com":
+        slot = {**slot, "deviceClassName": class_name}
+    placement = {"mode": "Slot", "slot": slot}
+    pool = judged_by_an_operator(podTemplate=copy.deepcopy(template), placement=placement)
+    event("refused" if pool is None else "taken")
+    if pool is None:
+        return
+    own = {each.name: each for each in pool.seating(Seen()).claims}
+    for each in own.values():
+        assert privileges.excess_of_claim({"spec": each.spec}) == []
+    name = "mine" if listed else next(iter(own))
+    spec = own[name].spec if asked is None else {"devices": {"requests": asked}}
+    meta = {"name": name, "namespace": OWNER.namespace, "resourceVersion": "1"}
+    if name in own:  # whoever makes one can write what the operator writes
+        meta["annotations"] = {names.ANNOTATION_MADE_OF: own[name].made_of}
+    claim = msgspec.convert({"metadata": meta, "spec": spec}, ClaimObject).seen
+    there = Inventory(claims={(OWNER.namespace, name): claim})
+    seating = pool.seating(Seen(namespace=OWNER.namespace, inventory=there))
+    event("rendered" if seating.seats else "waits")
+    for body, seat in every_pod(pool, seating):
+        assert privileges.excess_of_claim({"spec": spec}) == []
+        ids = [f"gpu-{n}" for n in map(int, body["metadata"]["annotations"][IDS].split(","))]
+        assert privileges.excess_beside(body, FOLDER, claim=seat.claim, requests=ids) == []
+        assert seat.claim == name
+
+
+def test_what_a_pod_is_given_beside_its_gpus_is_told():
+    """Of the judge: it has to say so of each that the two above look for."""
+    pool = judged_by_an_operator(placement=SHARED)
+    assert pool is not None
+    seating = pool.seating(Seen(published=published(*THREE), trainers=trainer_pods(*THREE)))
+    body, seat = next(every_pod(pool, seating))
+    assert privileges.excess_beside(body, FOLDER, gpus=seat.gpus) == []
+    assert privileges.excess_beside(body, "/dev/shm/other", gpus=seat.gpus)
+    assert privileges.excess_beside(body, FOLDER, gpus=seat.gpus[1:])
+    body["spec"]["resourceClaims"] = [{"name": "x", "resourceClaimName": "kvm"}]
+    assert privileges.excess_beside(body, FOLDER, gpus=seat.gpus) == ["spec.resourceClaims"]
 
 
 MODEST = st.sampled_from(

@@ -66,6 +66,11 @@ def uuids(api: fake_api.Api) -> list[str]:
     return [each["uuid"] for slot in slots for each in slot.get("gpus", ())]
 
 
+def told(api: fake_api.Api) -> str:
+    conditions_ = api.pool(*KEY).get("status", {}).get("conditions", [])
+    return " ".join(each["message"] for each in conditions_)
+
+
 def test_a_claim_is_made_before_pods_and_pinned_when_nobody_has_it_any_more():
     async def story() -> None:
         api = fake_api.Api()
@@ -215,7 +220,11 @@ def test_a_claim_of_the_users_that_the_pool_owns_is_never_written_to(name, liste
             asked = [
                 {
                     "name": f"gpu-{rank}",
-                    "exactly": {"allocationMode": "ExactCount", "count": 1},
+                    "exactly": {
+                        "deviceClassName": slices.DRIVER,
+                        "allocationMode": "ExactCount",
+                        "count": 1,
+                    },
                 }
                 for rank in range(2)
             ]
@@ -240,7 +249,7 @@ def test_a_claim_that_somebody_begins_to_use_meanwhile_is_not_deleted():
             await api.until(lambda: CLAIM in api.objects)
             spec = {
                 **api.pool(*KEY)["spec"],
-                "placement": {**SLOT, "slot": {"deviceClassName": "x"}},
+                "placement": {**SLOT, "slot": {"deviceClassName": "mig.nvidia.com"}},
             }
             before = api.objects[CLAIM]["metadata"]["uid"]
             # Unseen by the operator so far.
@@ -248,5 +257,25 @@ def test_a_claim_that_somebody_begins_to_use_meanwhile_is_not_deleted():
             api.change(*KEY, spec)
             await api.until(lambda: ("DELETE", CLAIM) in api.calls)
             assert api.objects[CLAIM]["metadata"]["uid"] == before
+
+    asyncio.run(story())
+
+
+def test_a_claim_for_devices_that_are_no_gpus_is_told_and_gets_no_pod():
+    async def story() -> None:
+        api = fake_api.Api()
+        publish(api)
+        body = slices.claim("mine", 1)
+        asked = {"deviceClassName": "kvm.devices.example.com", "allocationMode": "ExactCount"}
+        body["spec"]["devices"]["requests"] = [
+            {"name": f"gpu-{rank}", "exactly": {**asked, "count": 1}} for rank in range(2)
+        ]
+        body["metadata"] |= {"namespace": "rl"}
+        api.add(paths.child("ResourceClaim", "rl", "mine"), body)
+        async with fake_api.operator(api, **SERVED):
+            api.make(*KEY, placement=a_listing("mine"))
+            await api.until(lambda: "is not allowed here" in told(api))
+            assert "--allow-resource=deviceclass.resource.kubernetes.io/kvm" in told(api)
+            assert not engines(api)
 
     asyncio.run(story())

@@ -1,6 +1,7 @@
 """Claims and slices as the API server sends them."""
 
 import msgspec
+import pytest
 
 from sglang_operator.observed.claims import ClaimObject, SliceObject, kept_claim, kept_slice
 from sglang_operator.placement.devices import Allocated, Place
@@ -44,7 +45,34 @@ def test_what_a_claim_asks_for_and_has_is_read():
     }
     seen = kept_claim(read(ClaimObject, body)).seen
     assert seen.requests == ("cards",), "that ask for one device each"
-    assert seen.classes == (slices.DRIVER,)
+    assert seen.classes == (slices.DRIVER, "x"), "of all of them"
+    assert not seen.admin
     assert seen.devices == (Allocated("cards", Place("d", "p", "gpu-1")),)
     assert (seen.allocated, seen.used, seen.users) == (True, True, ("trainer-0",))
     assert (seen.version, seen.made_of, seen.going) == (7, "", False)
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        {"name": "a", "exactly": {"deviceClassName": "kvm"}},
+        {"name": "a", "exactly": {"deviceClassName": "kvm", "allocationMode": "All"}},
+        {"name": "a", "exactly": {"deviceClassName": "kvm", "count": 2}},
+        {"name": "a", "firstAvailable": [{"name": "b", "deviceClassName": "kvm"}]},
+        {"name": "a", "ofALaterKubernetes": {"deviceClassName": "kvm"}},
+    ],
+    ids=str,
+)
+def test_no_way_of_asking_for_a_class_goes_unseen(request_):
+    body = slices.claim("job", 1)
+    body["metadata"] |= {"namespace": "rl", "resourceVersion": "7"}
+    body["spec"]["devices"]["requests"].append(request_)
+    seen = read(ClaimObject, body).seen
+    assert {*seen.classes} - {slices.DRIVER} == {"" if "ofALaterKubernetes" in request_ else "kvm"}
+
+
+def test_a_claim_for_devices_of_others_is_seen_to_be_one():
+    body = slices.claim("job", 1)
+    body["metadata"] |= {"namespace": "rl", "resourceVersion": "7"}
+    body["spec"]["devices"]["requests"][0]["exactly"]["adminAccess"] = True
+    assert read(ClaimObject, body).seen.admin

@@ -113,6 +113,52 @@ def test_a_wrong_claim_is_refused_in_words(slot, field, words):
     assert words in problem.message
 
 
+LISTED = {**SLOT, "slot": {"claims": [{"nodeRank": 0, "claimName": "mine"}]}}
+KVM = "kvm.devices.example.com"
+OF_KVM = f"deviceclass.resource.kubernetes.io/{KVM}"
+
+
+@pytest.mark.parametrize("listed", [True, False], ids=["by name", "under the operator's name"])
+@pytest.mark.parametrize(
+    ("asks", "words"),
+    [
+        ({"classes": (KVM,)}, f"the resource {OF_KVM} of ResourceClaim"),
+        ({"classes": (DRIVER, KVM)}, f"the resource {OF_KVM} of ResourceClaim"),
+        ({"admin": True}, "adminAccess of ResourceClaim"),
+    ],
+    ids=str,
+)
+def test_a_claim_for_what_engines_may_not_have_is_nobodys_seat(listed, asks, words):
+    """Also one that was made in the place of the operator's, with its annotation."""
+    pool = a_slot_pool(**HALF, **({"placement": LISTED} if listed else {}))
+    name = {"name": "mine"} if listed else {}
+    seating = seated(pool, inventory(a_claim(a_slot_pool(**HALF), 0, **name, **asks)))
+    assert not seating.seats
+    assert words in seating.why_waiting(FIRST)
+    assert "is not allowed here" in seating.why_waiting(FIRST)
+    field = "spec.placement.slot.claims" if listed else "spec.placement.slot"
+    assert seating.problem is not None
+    assert seating.problem.field == field
+
+
+def test_a_claim_of_a_class_that_the_operator_allows_is_a_seat():
+    pool = dataclasses.replace(a_slot_pool(**HALF, placement=LISTED), allowed=frozenset({OF_KVM}))
+    claim = a_claim(a_slot_pool(**HALF), 0, name="mine", classes=(DRIVER, KVM))
+    assert seated(pool, inventory(claim)).seats.keys() == {FIRST, SECOND}
+
+
+def test_a_claim_of_another_pool_is_the_same_gpus_for_both():
+    """So that of the two pools at most one has their memory (``plan.contending``)."""
+    claim = a_claim(a_slot_pool(**HALF), 0)
+    own = seated(a_slot_pool(**HALF), inventory(claim)).seats[FIRST]
+    named = {**SLOT, "slot": {"claims": [{"nodeRank": 0, "claimName": NAME}]}}
+    other = dataclasses.replace(
+        a_slot_pool(**HALF, placement=named), owner=dataclasses.replace(OWNER, name="other")
+    )
+    (seat,) = seated(other, inventory(claim)).seats[FIRST]
+    assert seat.gpus == own[0].gpus
+
+
 def test_a_claim_asks_for_no_more_devices_than_kubernetes_lets_it():
     wide = {"num_gpus_per_node": 64, "num_gpus_per_worker": 4}
     problem = only(guide_spec(placement=SLOT, device_mapping="list(range(0,64))", **wide))
