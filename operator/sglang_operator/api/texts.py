@@ -16,6 +16,14 @@ def engines(count: int) -> str:
     return f"{count} engine{'' if count == 1 else 's'}"
 
 
+def seen_from(own: str, namespace: str, kind: str, name: str) -> str:
+    """A thing by its name, as who may see what is in the namespace ``own`` may know of it.
+
+    Of those of other namespaces nothing is named: ``a pool of another namespace``.
+    """
+    return name if namespace == own else ELSEWHERE.format(kind=kind)
+
+
 def held(finalizers: list[str]) -> str:
     """The ``{held}`` of the texts below: what a deletion waits for, if for anything."""
     names = ", ".join(sorted(finalizers))
@@ -162,6 +170,10 @@ SEAT_OF_CLAIM = "the GPUs of its ids are those of ResourceClaim {claim} now"
 SEAT_TAKEN = (
     "pod {pod} is not gone yet, and may hold the memory of their GPUs (delete it if it stays)"
 )
+SEAT_TAKEN_ELSEWHERE = (
+    "{pod} runs on node {node}, and may hold the memory of their GPUs ({gpus}): it is not this "
+    "pool's, and whoever runs the cluster can say whose it is"
+)
 SEATS_AWAITED = "{engines} cannot start yet: {why}"
 TURN_AWAITED = (
     "{engines} waiting: the trainer has these GPUs, by the Lease {lease}; started as soon as it "
@@ -171,7 +183,7 @@ RIVAL_AWAITED = (
     "{engines} waiting: {pools} has the memory of these GPUs{gpus}, by its Lease; started as soon "
     "as that pool sleeps there, or is gone: pool.sleep() of it, or kubectl sglang weights sleep"
 )
-POOL_ELSEWHERE = "a pool of another namespace"
+ELSEWHERE = "a {kind} of another namespace"
 SEATS_UNKNOWN = "; {engines} could not come back if lost: {why}"
 ENGINES_UNPLACED = (
     "{gpus} of {wanted} GPUs are assigned, on {nodes} nodes; the other engines have no node yet"

@@ -213,4 +213,4 @@ def _running(pods: Iterable[ObservedPod]) -> Iterator[Place]:
 
 def _words(own: PoolKey, other: PoolKey) -> str:
     """A pool, as who may see this one may know of it: of other namespaces nothing is named."""
-    return str(other) if other.namespace == own.namespace else texts.POOL_ELSEWHERE
+    return texts.seen_from(own.namespace, other.namespace, "pool", str(other))

@@ -137,27 +137,36 @@ class Observer:
             return observed
         memory.beyond = self._view.pods.unseen.beyond(key.namespace)
         until = at.steady + seating.LOOK_SECONDS if memory.beyond else 0.0
-        gpus = {gpu for of_one in seats.seats.values() for seat in of_one for gpu in seat.gpus}
+        nodes = {
+            gpu: seat.node for each in seats.seats.values() for seat in each for gpu in seat.gpus
+        }
+        own = key.namespace
+        departing = list(self._departing(own, memory.uid, sorted(nodes.items())))
         return replace(
             observed,
-            departing=tuple(self._departing(memory.uid, sorted(gpus))),
+            departing=tuple(pod for pod, _ in departing),
+            elsewhere=frozenset(pod.uid for pod, namespace in departing if namespace != own),
             creates_blocked_until=max(memory.blocked_until, until),
         )
 
-    def _departing(self, uid: names.Uid, gpus: Iterable[str]) -> Iterator[ObservedPod]:
-        """Pods that may hold these GPUs of the trainer and are not the pool's of this UID: on their
-        way out, or of no pool that there is.  Pools that are there share GPUs as told.
+    def _departing(
+        self, namespace: str, uid: names.Uid, gpus: Iterable[tuple[str, str]]
+    ) -> Iterator[tuple[ObservedPod, str]]:
+        """Pods, each with its namespace, that may hold these GPUs of the trainer, of which the
+        nodes are told, and are not the pool's of this UID: on their way out, or of no pool that
+        there is.  Pools that are there share GPUs as told.
         """
-        pods, found = self._view.pods, dict[names.Uid, ObservedPod]()
-        for gpu in gpus:
+        pods, found = self._view.pods, dict[names.Uid, tuple[ObservedPod, str]]()
+        for gpu, node in gpus:
             for entry in pods.on_gpu(gpu):
-                if entry.owner == uid or not entry.pod.may_hold_memory:
+                pool, pod = entry.pool, entry.pod
+                if entry.owner == uid or not _may_hold(pod, node, pool.namespace == namespace):
                     continue
-                pool = entry.pool
-                stays = self._view.pools.has(pool.namespace, pool.name, entry.owner)
-                if entry.pod.deleting or not stays:
-                    found[entry.pod.uid] = entry.pod
-            found |= {each.pod.uid: each.pod for each in pods.unseen.on(gpu)}
+                if pod.deleting or not self._view.pools.has(pool.namespace, pool.name, entry.owner):
+                    found[pod.uid] = pod, pool.namespace
+            for each in pods.unseen.on(gpu):
+                if _may_hold(each.pod, node, each.namespace == namespace):
+                    found[each.pod.uid] = each.pod, each.namespace
         yield from found.values()
 
     def _former_lease(self, key: PoolKey) -> ObservedChild | None:
@@ -181,3 +190,14 @@ class Observer:
             name, engine = entry.pod.name, names.engine_of(entry.pod.name, key.name)
             found.taken[engine] = max(found.taken.get(engine, -1), names.attempt_of(name))
         return found
+
+
+def _may_hold(pod: ObservedPod, node: str, is_own: bool) -> bool:
+    """Whether a pod that was given a GPU of this node by name may hold its memory.
+
+    Not on another node.  One that is on none yet may come; but what waits elsewhere, as anybody may
+    have a pod do, is no reason for a pool to wait, and its user could do nothing about it.
+    """
+    if not pod.may_hold_memory:
+        return False
+    return not node or pod.node == node or (is_own and not pod.node)

@@ -437,8 +437,7 @@ class Observed:
     orphans: Mapping[str, EngineName] = field(default_factory=dict)
     # Pods of the pool that stand aside, until they are gone: no engines; others may choose them.
     aside: tuple[ObservedPod, ...] = ()
-    # Names of orphans, and of an earlier pool's pods that are not yet collected, that clients reach
-    # behind a gate which was opened for a pool of this name.
+    # Names of orphans, and of an earlier pool's pods, that clients reach behind an open gate.
     reached: tuple[str, ...] = ()
     nodes: Mapping[str, ObservedNode] | None = None  # None: no access to nodes
     silence: Silence | Uncounted | None = Uncounted.UNCOUNTED  # of these nodes
@@ -459,8 +458,7 @@ class Observed:
     creates_refused: bool = False  # the last were: what is tried again is told once it is there
     # Pods that were to go, and whose delete was not taken: they are told as they are.
     stays: frozenset[Uid] = frozenset()
-    # Pods that had to go before their engines' next ones are made, with the failures that these
-    # follow: the next ones cannot be beside them to carry that on.
+    # Pods that had to go before their engines' next ones are made, which follow their failures.
     handed_on: Mapping[EngineName, ObservedPod] = field(default_factory=dict)
     # When a pod of the pool was last seen to leave, or to be on its way (steady).
     last_gone: float = 0.0
@@ -475,6 +473,7 @@ class Observed:
     neighbours: tuple[str, ...] = ()  # other pools on the same GPUs
     rivals: Mapping[EngineName, str] = field(default_factory=dict)  # who has an engine's GPUs
     departing: tuple[ObservedPod, ...] = ()  # of other pools, or of none now, with uncounted GPUs
+    elsewhere: frozenset[Uid] = frozenset()  # those of them that are of other namespaces
 
     @property
     def all_pods(self) -> tuple[ObservedPod, ...]:

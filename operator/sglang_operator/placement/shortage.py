@@ -6,6 +6,7 @@ The scheduler only says on how many nodes a claim cannot be allocated.
 from collections import Counter
 from collections.abc import Sequence
 
+from sglang_operator.api.texts import seen_from
 from sglang_operator.placement import texts
 from sglang_operator.placement.devices import DeviceClaim, Inventory, Pin
 
@@ -85,9 +86,8 @@ class Room:
         return texts.HELD_BY.format(holders=", ".join(told)) if told else ""
 
     def _told(self, holder: DeviceClaim) -> str:
-        if holder.namespace != self._namespace:
-            return texts.HOLDER_ELSEWHERE
-        return texts.HOLDER.format(claim=holder.name, users=users(holder.users))
+        told = texts.HOLDER.format(claim=holder.name, users=users(holder.users))
+        return seen_from(self._namespace, holder.namespace, "ResourceClaim", told)
 
 
 def users(pods: Sequence[str]) -> str:

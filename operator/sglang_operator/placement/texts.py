@@ -69,7 +69,6 @@ PIN_UNSEEN = (
     "devices now (placement.slot.pinned: false asks for any)"
 )
 HOLDER = "ResourceClaim {claim}{users}"
-HOLDER_ELSEWHERE = "a ResourceClaim of another namespace"
 HELD_BY = ", held by {holders}"
 CLAIMS_UNSERVED = (
     "found placement.mode Slot, but ResourceClaims (resource.k8s.io/v1) are not served here, or "

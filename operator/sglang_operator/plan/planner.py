@@ -80,7 +80,7 @@ class Planner:
         self.cramped: str | None = None  # why there is no room for such: "" if nobody says
         self.tuned: Tuning | None = None
         self.unseated: list[EngineName] = []
-        self.kept_out: dict[EngineName, str] = {}  # by a pod that is no engine's now
+        self.kept_out: dict[EngineName, str] = {}  # by a pod: "" if of others
         self.turned: list[EngineName] = []  # that wait until the trainer gives their GPUs back
         self.rivalled: dict[EngineName, str] = {}  # that wait for another pool's to sleep there
         self.handed_on: dict[EngineName, ObservedPod] = {}
@@ -405,7 +405,8 @@ class Planner:
             state = self.healths.get(pod.uid)
             if state is None:
                 # Nobody wakes a pool for the pods of others, or for one that is out of sight.
-                self.kept_out[engine.name] = pod.name
+                elsewhere = pod.uid in self.observed.elsewhere
+                self.kept_out[engine.name] = "" if elsewhere else pod.name
                 self.wakes.append(self.now + seating.LOOK_SECONDS)
             elif state is _ENDED:
                 self.let_go(pod, f"engine {engine.name} is to have its GPUs")

@@ -1,10 +1,11 @@
 """What the engines that are not up wait for, in the words of a status.  Pure."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from sglang_operator.api import conditions, names, texts
+from sglang_operator.api.names import EngineName
 from sglang_operator.diagnosis import causes
 from sglang_operator.engine.diagnosis import Diagnosis
 from sglang_operator.observed.engine_state import EngineState
@@ -152,7 +153,7 @@ def unseated(pool: Pool, plan: Plan, _: object) -> tuple[str, str] | None:
     """Engines that wait for a trainer to say where its GPUs are, or to come back; or for the last
     of another pool to be gone from them."""
     if not plan.unseated and plan.kept_out:
-        why = texts.SEAT_TAKEN.format(pod=next(iter(plan.kept_out.values())))
+        why = _taken(pool, plan, *next(iter(plan.kept_out.items())))
         message = texts.SEATS_AWAITED.format(engines=texts.engines(len(plan.kept_out)), why=why)
         return conditions.SEATS_AWAITED, message
     if not plan.unseated or plan.seating is None:
@@ -160,6 +161,18 @@ def unseated(pool: Pool, plan: Plan, _: object) -> tuple[str, str] | None:
     why = plan.seating.why_waiting(plan.unseated[0])
     message = texts.SEATS_AWAITED.format(engines=texts.engines(len(plan.unseated)), why=why)
     return conditions.SEATS_AWAITED, message
+
+
+def _taken(pool: Pool, plan: Plan, engine: EngineName, pod: str) -> str:
+    """By which pod an engine is kept out; what is of another namespace is not its user's to end."""
+    if pod:
+        return texts.SEAT_TAKEN.format(pod=pod)
+    seats = plan.seating.seats.get(engine, ()) if plan.seating is not None else ()
+    return texts.SEAT_TAKEN_ELSEWHERE.format(
+        pod=texts.ELSEWHERE.format(kind="pod"),
+        node=", ".join(dict.fromkeys(seat.node for seat in seats)) or "<none>",
+        gpus=_few([gpu for seat in seats for gpu in seat.gpus]),
+    )
 
 
 def turned(pool: Pool, plan: Plan, _: object) -> tuple[str, str] | None:
@@ -181,13 +194,17 @@ def rivalled(pool: Pool, plan: Plan, _: object) -> tuple[str, str] | None:
         return None
     seats = [seat for name in plan.rivalled for seat in plan.seating.seats.get(name, ())]
     gpus = [gpu for seat in seats if not seat.claim for gpu in seat.gpus]
-    more = f" and {len(gpus) - _MOST_GPUS} more" if len(gpus) > _MOST_GPUS else ""
     message = texts.RIVAL_AWAITED.format(
         engines=texts.engines(len(plan.rivalled)),
         pools=", ".join(sorted({*plan.rivalled.values()})),
-        gpus=f" ({', '.join(gpus[:_MOST_GPUS])}{more})" if gpus else "",
+        gpus=f" ({_few(gpus)})" if gpus else "",
     )
     return conditions.RIVAL_AWAITED, message
+
+
+def _few(gpus: Sequence[str]) -> str:
+    more = f" and {len(gpus) - _MOST_GPUS} more" if len(gpus) > _MOST_GPUS else ""
+    return ", ".join(gpus[:_MOST_GPUS]) + more
 
 
 def bound(plan: Plan) -> str:

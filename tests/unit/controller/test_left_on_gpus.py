@@ -6,14 +6,22 @@ from typing import Any
 
 import pytest
 
-from sglang_operator.api import names
+from sglang_operator.api import device_variables, names
 from sglang_operator.clocks import moment
 from sglang_operator.cluster.stores import PoolKey
 from sglang_operator.kube import paths
 from tests.unit.controller import fake_api
 from tests.unit.controller.test_strays import Selecting
-from tests.unit.controller.test_trainers import KEY, a_pool_that_joined, engines, trainer
-from tests.unit.placement.trainers import a_slot
+from tests.unit.controller.test_trainers import (
+    KEY,
+    SLOTS,
+    a_pool_that_joined,
+    engines,
+    publish,
+    run_trainer,
+    trainer,
+)
+from tests.unit.placement.trainers import SHARED, a_slot, gpu
 
 FIRST = paths.pod("rl", "pool-g0-1-0")
 DELETION = {"deletionTimestamp": "2036-11-30T14:30:00Z", "deletionGracePeriodSeconds": 600}
@@ -21,7 +29,8 @@ Change = Callable[[fake_api.Api], None]
 
 
 def message(api: fake_api.Api) -> str:
-    return str(api.pool(*KEY)["status"]["conditions"][0]["message"])
+    told = api.pool(*KEY).get("status", {}).get("conditions", [{"message": ""}])
+    return str(told[0]["message"])
 
 
 def others(api: fake_api.Api) -> list[str]:
@@ -249,5 +258,68 @@ def test_an_engine_that_is_gone_is_asked_for_once():
             await api.until(lambda: api.reason(*KEY) == "PoolReady")
             await asyncio.sleep(0.3)
             assert api.seen[before:].count(("GET", FIRST)) == 1
+
+    asyncio.run(story())
+
+
+async def joins(api: fake_api.Api) -> None:
+    """A pool is told which GPUs its trainer has."""
+    run_trainer(api, a_slot(0))
+    api.make(*KEY, placement=SHARED)
+    await api.until(lambda: SLOTS in api.objects)
+    publish(api, a_slot(0))
+
+
+def decoy(api: fake_api.Api, node: str, namespace: str = "tenant") -> str:
+    """A pod that says it has a GPU of the trainer's, as anybody's may, and keeps waiting."""
+    path = paths.pod(namespace, "decoy")
+    env = [{"name": device_variables.NVIDIA, "value": gpu(0, 0)}]
+    spec = {"containers": [{"name": names.ENGINE_CONTAINER, "image": "pause", "env": env}]}
+    where = {"nodeName": node} if node else {"schedulingGates": [{"name": "x/never"}]}
+    labels = {names.LABEL_MANAGED_BY: names.MANAGED_BY}
+    api.add(path, {"metadata": {"labels": labels}, "spec": {**spec, **where}})
+    status = {"phase": "Pending", "conditions": [], "containerStatuses": []}
+    api.touch(path, {"status": status})
+    return path
+
+
+@pytest.mark.parametrize("node", ["", "cpu-7"], ids=["gated", "bound to another node"])
+def test_a_pod_of_another_namespace_that_is_not_there_keeps_nobody_out(node):
+    async def story() -> None:
+        api = fake_api.Api()
+        async with fake_api.operator(api, watch_nodes=False):
+            decoy(api, node)
+            await joins(api)
+            await api.until(lambda: engines(api))
+
+    asyncio.run(story())
+
+
+def test_a_pod_of_another_namespace_on_these_gpus_is_waited_for_and_not_named():
+    async def story() -> None:
+        api = fake_api.Api()
+        async with fake_api.operator(api, watch_nodes=False):
+            path = decoy(api, a_slot(0).node)
+            await joins(api)
+            await api.until(lambda: "may hold the memory" in message(api))
+            assert "a pod of another namespace runs on node gpu-0" in message(api)
+            assert gpu(0, 0) in message(api)
+            assert "decoy" not in message(api)
+            assert "delete" not in message(api), "which its user has no right to"
+            assert not engines(api)
+            await api.request("DELETE", path)
+            await api.until(lambda: engines(api))
+
+    asyncio.run(story())
+
+
+def test_a_pod_of_the_own_namespace_that_is_on_no_node_yet_is_named():
+    async def story() -> None:
+        api = fake_api.Api()
+        async with fake_api.operator(api, watch_nodes=False):
+            decoy(api, "", namespace="rl")
+            await joins(api)
+            await api.until(lambda: "pod decoy is not gone yet" in message(api))
+            assert "delete it if it stays" in message(api)
 
     asyncio.run(story())
