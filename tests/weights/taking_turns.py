@@ -18,7 +18,7 @@ from functools import cache
 from typing import Any
 
 from sglang_operator.api import names, spec
-from sglang_operator.gates import decide, standing
+from sglang_operator.gates import decide, holders, standing
 from sglang_operator.observed.model import Observed, ObservedChild, ObservedPod
 from sglang_operator.plan import seating
 from sglang_operator.plan.plan import Plan, plan
@@ -158,7 +158,7 @@ class World:
             weights = dataclasses.replace(
                 weights, abort=dataclasses.replace(weights.abort, state=state)
             )
-        occupied = standing.occupied(operator.seen.pods)
+        occupied = holders.occupied(operator.seen.pods)
         return dataclasses.replace(weights, occupied=occupied)
 
     def _publish(self, weights: decide.GatePlan, *, making: bool) -> None:

@@ -55,7 +55,11 @@ def kept(known: LastKnown) -> dict[str, Any] | None:
         told_of = {e["pod"] for e in (*content["engines"], *beside) if e["instance"]}
         hidden = [pod for pod in known.weights.hidden if pod not in told_of]
         named = hidden[: trainer_registry.MOST_NAMED]
-        for key, found in (("unlisted", beside), ("hidden", named)):
+        untold = [each for each in known.weights.holders if each.pod not in told_of]
+        in_turns = weights.get("turns") is True
+        held = trainer_registry.holding(untold if in_turns else []).get(trainer_registry.HOLDERS)
+        found_by = {"unlisted": beside, "hidden": named, trainer_registry.HOLDERS: held}
+        for key, found in found_by.items():
             content.pop(key, None)
             if found:
                 content[key] = found

@@ -17,6 +17,7 @@ from sglang_operator.children import metadata
 from sglang_operator.engine import versions
 from sglang_operator.gates import standing as stands
 from sglang_operator.gates.decide import GatePlan
+from sglang_operator.gates.holders import Holder
 from sglang_operator.observed import facts
 from sglang_operator.observed.engine_state import EngineState
 from sglang_operator.observed.engines import EngineStatus
@@ -37,6 +38,7 @@ FORMATS: Mapping[str, Callable[[Sequence[str]], str]] = {SLIME_KEY: " ".join, AR
 MOST_NAMED = 8  # where there is no room for all: enough to look for the others
 MOST_REVISIONS = 24  # entries of them: engines may say what they like
 TAKEN, TAKEN_BESIDE = "taken", "takenBeside"
+HOLDERS = "holders"
 RUNS_IN_PART = "runsInPart"  # told only where it is so
 _APART = "/"  # between a revision and the version of those of its engines that have another
 LAST_PORT = 65535
@@ -89,7 +91,9 @@ def document(pool: Pool, weights: GatePlan) -> dict[str, Any]:
     (``plan.heirs``).  ``unlisted`` are engines beside those that still run: who puts the pool to
     sleep, or wakes it, reaches them too.  Of those that are on their way out (Waiting) it says
     until when: ``graceSeconds`` from the time when they were told.  ``hidden`` are pods in which
-    engines may sleep that are not told of here.
+    engines may sleep that are not told of here.  ``holders``, where a trainer has the GPUs in turns
+    with engines, are pods that may hold memory of these GPUs and in which no engine is told of, by
+    the ids of the GPUs where these are known: the memory is not the trainer's before they are gone.
 
     ``placement``: only where the ids of ``device_mapping`` are GPUs of the trainer's nodes: how
     many each node rank has, and whether the trainer is to say which (``awaitsSlots``).
@@ -153,6 +157,7 @@ def document(pool: Pool, weights: GatePlan) -> dict[str, Any]:
         "revisions": _revisions(pool, weights, known),
         **({"unlisted": unlisted} if unlisted else {}),
         **({"hidden": list(weights.hidden[:MOST_NAMED])} if weights.hidden else {}),
+        **holding(weights.holders),
         "engines": [
             _engine(pool, engine, each, offset)
             for engine, each, offset in zip(weights.listed, known, offsets[:-1], strict=True)
@@ -210,6 +215,19 @@ def contended(weights: GatePlan) -> dict[str, list[str]]:
     beside: list[str] = sorted({e.name for e in weights.others} & weights.taken.keys())
     who = sorted({*weights.taken.values()})[:MOST_NAMED]
     return {"takenBy": who, **({TAKEN_BESIDE: beside} if beside else {})}
+
+
+def holding(holders: Sequence[Holder]) -> dict[str, list[dict[str, Any]]]:
+    """Pods that may hold memory of a trainer's GPUs, beside all engines that are told of.
+
+    Where there is no room for all, those that are named stand for the others: on any GPU.
+    """
+    room = len(holders) <= MOST_NAMED
+    told = [
+        {"pod": each.pod, "devices": list(each.devices) if room else []}
+        for each in holders[:MOST_NAMED]
+    ]
+    return {HOLDERS: told} if told else {}
 
 
 def told_taken(data: Mapping[str, str], transaction: str) -> frozenset[names.EngineName] | None:

@@ -40,6 +40,14 @@ def all_known(registry: Registry) -> None:
         raise NotReady(texts.UNLISTED.format(pods=pods))
 
 
+def all_in_sight(registry: Registry, seconds: float) -> None:
+    """The same, also of engines that may be in pods in which nobody sees any, after so long."""
+    all_known(registry)
+    if registry.hidden:
+        pods = ", ".join(registry.hidden)
+        raise NotReady(texts.HIDDEN_FROM_SLEEP.format(pods=pods, seconds=seconds))
+
+
 def all_clear(engines: Iterable[Engine], state: Transaction) -> None:
     """Raises NotReady for engines of which nobody knows whether they have their memory.
 

@@ -33,7 +33,13 @@ def overlapping(devices: Collection[int]) -> Part:
             raise NotReady(texts.PART_BESIDE.format(engines=beside.named(stay)))
         leaving = tuple(engine for engine in registry.unlisted if engine.leaving)
         others = tuple(engine for engine in found.others if not engine.leaving)
-        return replace(found, unlisted=(*found.unlisted, *leaving), others=others)
+        holders = (h for h in registry.holders if not h.devices or {*h.devices} & {*devices})
+        return replace(
+            found,
+            unlisted=(*found.unlisted, *leaving),
+            others=others,
+            holders=tuple(holders),
+        )
 
     return part
 

@@ -46,6 +46,14 @@ class Leaving:
     grace: float  # seconds
 
 
+@dataclass(frozen=True)
+class Holder:
+    """A pod that may hold memory of a trainer's GPUs, and in which no engine is told of."""
+
+    pod: str
+    devices: tuple[int, ...] = ()  # the ids of these GPUs; none: not known
+
+
 @dataclass(frozen=True, kw_only=True)
 class Engine:
     """One engine.  ``instance`` names this very run of it; None while no container exists."""
@@ -156,6 +164,7 @@ class Registry:
     others: tuple[Engine, ...] = ()  # of the pool, and not of this part of it
     unlisted: tuple[Engine, ...] = ()  # that run beside those: wanted no more, or on their way out
     hidden: tuple[str, ...] = ()  # pods in which engines may sleep that are not among these
+    holders: tuple[Holder, ...] = ()  # that may hold memory, and are not among these either
     resource_version: int = 0
 
     @property
@@ -319,6 +328,10 @@ def parse(config_map: Mapping[str, Any]) -> Registry:
                 for item in document.get("unlisted") or ()
             ),
             hidden=tuple(document.get("hidden") or ()),
+            holders=tuple(
+                Holder(item["pod"], tuple(item.get("devices") or ()))
+                for item in document.get("holders") or ()
+            ),
             resource_version=int(metadata.get("resourceVersion") or 0),
         )
     except (KeyError, TypeError, ValueError) as error:

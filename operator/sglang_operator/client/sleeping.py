@@ -245,15 +245,14 @@ class Sleeper:
                 *(self._pool.calls.find(engine) for engine in asked), return_exceptions=True
             )
             silent = [e for e, outcome in zip(asked, outcomes, strict=True) if outcome is not None]
-            if not (silent or registry.unreached or registry.hidden):
+            if not (silent or registry.unreached or registry.hidden or registry.holders):
                 return
             if time.monotonic() > deadline:
-                beside.all_known(registry)
-                if registry.hidden:
-                    pods = ", ".join(registry.hidden)
-                    raise NotReady(texts.HIDDEN_FROM_SLEEP.format(pods=pods, seconds=timeout))
-                words = texts.NOT_TO_SLEEP.format(engines=beside.named(silent), seconds=timeout)
-                raise NotReady(words)
+                beside.all_in_sight(registry, timeout)
+                if silent:
+                    engines = beside.named(silent)
+                    raise NotReady(texts.NOT_TO_SLEEP.format(engines=engines, seconds=timeout))
+                raise turns.held(registry, timeout)
             await asyncio.sleep(ANSWER_SECONDS)
 
     async def _release(

@@ -1,9 +1,8 @@
 """The words of turns between a trainer and engines on its GPUs, as the client says them."""
 
 NOT_STANDING = (
-    "{engines}: not up {seconds:.0f} s after their GPUs were given back; those that slept are "
-    "awake, and all of that is on record: call again to wait on, and look for the cause with "
-    "kubectl sglang status {pool}"
+    "{engines}: not up {seconds:.0f} s after their GPUs were given back, which is on record as is "
+    "who sleeps: call again to wait on, and look for the cause with kubectl sglang status {pool}"
 )
 ALL_STAND = (
     "no engine of these sleeps or waits for its GPUs (phase {phase}), so that nothing can be woken"
@@ -12,6 +11,12 @@ NOT_OUT_OF_THE_WAY = (
     "{engines}: neither asleep nor said to wait by the operator, for {seconds:.0f} s, so that they "
     "may come up while the trainer has their memory: do not take it; the others sleep. Sleep "
     "again, or wake the pool"
+)
+HELD = (
+    "pods {pods} may hold memory of these GPUs, for {seconds:.0f} s, and no engine is told of in "
+    "them that could be put to sleep: they are on their way out, have not started yet, are out of "
+    "the operator's sight, or are on a node that is silent. The memory is not the trainer's: do "
+    "not take it. Call again once they are gone, or delete those pods"
 )
 NOTHING_FREED = (
     "a release freed nothing: {cards}, after engines there had answered that they released {tags}. "

@@ -57,12 +57,20 @@ async def out_of_the_way(
     while True:
         registry = part(await pool.fresh())
         left = [e for e in registry.engines if not e.waits and e.instance not in slept]
-        if not left:
+        if not left and not registry.holders:
             return
         if (waited := time.monotonic() - begun) > seconds:
+            if not left:
+                raise held(registry, waited)
             words = turn_texts.NOT_OUT_OF_THE_WAY
             raise NotReady(words.format(engines=beside.named(left), seconds=waited))
         await asyncio.sleep(LOOK_SECONDS)
+
+
+def held(registry: Registry, seconds: float) -> NotReady:
+    """The error that tells of pods which may hold memory, after so long."""
+    pods = ", ".join(each.pod for each in registry.holders)
+    return NotReady(turn_texts.HELD.format(pods=pods, seconds=seconds))
 
 
 async def stand(pool: "AsyncPool", part: ids.Part, current: Transaction, seconds: float) -> None:

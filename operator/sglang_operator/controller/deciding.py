@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 from sglang_operator.api import names, spec
 from sglang_operator.clocks import moment
 from sglang_operator.controller.asking import Asker
-from sglang_operator.controller.memory import Pass
+from sglang_operator.controller.memory import Memory, Pass
 from sglang_operator.controller.observing import Observer
 from sglang_operator.gates import decide as gates
-from sglang_operator.gates import standing
+from sglang_operator.gates import holders
 from sglang_operator.gates.decide import GatePlan
 from sglang_operator.observed import groups
 from sglang_operator.observed.model import Observed
@@ -72,9 +72,8 @@ class Decider:
             plan.heirs,
         )
         if pool.takes_turns:
-            to_come = {create.engine for create in memory.unsure.values()}
-            occupied = standing.occupied(observed.all_pods) | to_come
-            weights = replace(weights, occupied=occupied)
+            seats = plan.seating.seats if plan.seating is not None else holders.NO_SEATS
+            weights = _with_holders(weights, observed, memory, seats)
         weights = replace(weights, taken=observed.rivals)
         memory.windows.learn(plan)
         memory.said, memory.handed_on = weights.said, plan.handed_on
@@ -94,9 +93,26 @@ class Decider:
         observed = self._observer.observe(this.key, this.memory, at)
         policy = spec.Weights(gate=stored.gate_of(this.record.status))
         weights = gates.decide(refused.owner, policy, (), observed, at.wall, self._asker.holder)
-        occupied = standing.occupied(observed.all_pods)
-        weights = replace(weights, occupied=occupied, taken=observed.rivals)
+        weights = _with_holders(weights, observed, this.memory, holders.NO_SEATS)
+        weights = replace(weights, taken=observed.rivals)
         this.memory.said = weights.said
         this.memory.planning_seconds = time.perf_counter() - begun
         self._asker.permit(this.key, this.memory, weights)
         return Decision(owner=refused.owner, at=at, observed=observed, weights=weights)
+
+
+def _with_holders(
+    weights: GatePlan, observed: Observed, memory: Memory, seats: holders.Seats
+) -> GatePlan:
+    """With who may hold the memory that a trainer is to have.
+
+    While it is not known what came of a create, or who else is there, nothing is said to be free.
+    """
+    known = not (memory.in_doubt or memory.beyond)
+    return replace(
+        weights,
+        occupied=holders.occupied(observed.all_pods, observed.departing, seats) if known else None,
+        holders=holders.untold(
+            observed, (*weights.engines, *weights.unlisted), weights.transaction, seats
+        ),
+    )

@@ -110,6 +110,8 @@ class Memory:
     # Names that pods hold which are out of our sight: engines' next pods are called otherwise.
     aside: dict[names.EngineName, int] = field(default_factory=dict)
     vanished: int = 0  # engines that went without a word, when that was last looked at
+    # That its trainer had, as far as it was known last, and their nodes.
+    gpus: Mapping[str, str] = field(default_factory=dict)
     beyond: int = 0  # pods that may hold GPUs of the namespace and are not known one by one
     child_error: str = ""
     child_failing: tuple[str, str] = ("", "")  # kind and name of what that is about

@@ -132,20 +132,23 @@ class Observer:
 
         While these are not all known nothing is made.
         """
-        if seats is None:
-            memory.beyond = 0
+        if seats is None and isinstance(memory.resolved, Pool):
+            memory.beyond, memory.gpus = 0, {}
             return observed
-        memory.beyond = self._view.pods.unseen.beyond(key.namespace)
+        if seats is not None and seats.gpus:
+            memory.gpus = seats.gpus
+        counts = seats is not None or memory.gpus
+        memory.beyond = self._view.pods.unseen.beyond(key.namespace) if counts else 0
         until = at.steady + seating.LOOK_SECONDS if memory.beyond else 0.0
-        nodes = {
-            gpu: seat.node for each in seats.seats.values() for seat in each for gpu in seat.gpus
-        }
-        own = key.namespace
-        departing = list(self._departing(own, memory.uid, sorted(nodes.items())))
+        is_known, own = seats is not None and bool(seats.gpus), key.namespace
+        on_gpus = self._departing(own, memory.uid, sorted(memory.gpus.items()))
+        found = {pod.uid: (pod, namespace) for pod, namespace in on_gpus}
+        if not is_known:
+            found |= {pod.uid: (pod, own) for pod in self._namesakes(key, memory.uid)}
         return replace(
             observed,
-            departing=tuple(pod for pod, _ in departing),
-            elsewhere=frozenset(pod.uid for pod, namespace in departing if namespace != own),
+            departing=tuple(pod for pod, _ in found.values()),
+            elsewhere=frozenset(uid for uid, (_, namespace) in found.items() if namespace != own),
             creates_blocked_until=max(memory.blocked_until, until),
         )
 
@@ -168,6 +171,16 @@ class Observer:
                 if _may_hold(each.pod, node, each.namespace == namespace):
                     found[each.pod.uid] = each.pod, each.namespace
         yield from found.values()
+
+    def _namesakes(self, key: PoolKey, uid: names.Uid) -> Iterator[ObservedPod]:
+        """Pods of earlier pools of this name, and of this one that no stream tells of: while nobody
+        knows which GPUs the trainer has, they may be on these."""
+        pods = self._view.pods
+        entries = (entry.pod for entry in pods.of(key) if entry.owner != uid)
+        unseen = (e.pod for e in pods.unseen.of(key.namespace) if e.pool == key.name)
+        for pod in (*entries, *unseen):
+            if pod.gpus_seen and pod.may_hold_memory:
+                yield pod
 
     def _former_lease(self, key: PoolKey) -> ObservedChild | None:
         store = self._view.children.get(kinds.LEASE.kind)

@@ -110,7 +110,12 @@ class Reconciler:
         def decide(now: Pass) -> Decision:
             return self._decider.decide_refused(now, refused)
 
+        if this.memory.in_doubt:
+            doubt = await self._beside_gates(this, decide, self._actor.clear_doubts(this))
+            if doubt is not None:
+                this.requeue.after(Reason.PODS_FAILED, seating.LOOK_SECONDS)
         decision = decide(this)
+        _look_for_others(this, decision)
         at, pods = decision.at.steady, decision.observed.pods
         nodes = health.believed(decision.observed, at)
         this.requeue.at(Reason.PLAN, health.next_loss(pods, nodes, spec.Restart(), at))
@@ -151,6 +156,7 @@ class Reconciler:
             decision = decide(this)
         await self._beside_gates(this, decide, self._publisher.publish(this, decision))
         this.requeue.at(Reason.PLAN, decision.plan.wake_at)
+        _look_for_others(this, decision)
         this.requeue.at(Reason.CLAIMS, this.memory.claims.due)
         looked_at = events.next_look(decision.plan, decision.at.steady)
         this.requeue.at(Reason.LOOKUP, looked_at)
@@ -293,3 +299,9 @@ class Reconciler:
     def events_told(self) -> Counter[str]:
         """What became of Events, by result."""
         return self._recorder.told
+
+
+def _look_for_others(this: Pass, decision: Decision) -> None:
+    """No pool is told of the end of pods that are not its own."""
+    if decision.observed.departing:
+        this.requeue.after(Reason.PLAN, seating.LOOK_SECONDS)

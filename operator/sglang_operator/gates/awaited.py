@@ -16,4 +16,5 @@ class TrainerSignal(NamedTuple):
     serves: bool = False  # before memory is released: whether clients may still reach an engine
     complete: bool = False  # at its start: whether all engines are up
     waits: int = 0  # before it takes their memory: engines that wait until it gives that back
+    holders: int = 0  # the same: pods that may hold it beside the engines
     taken: int = 0  # before it wakes them: engines whose GPUs another pool has

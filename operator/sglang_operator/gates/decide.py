@@ -81,7 +81,9 @@ def decide(
         revisions=observed.revisions,
         reports=observed.reports,
         unlisted=unlisted,
-        hidden=hidden_sleepers.named(there, strays, (*engines, *stay), plan.transaction),
+        hidden=hidden_sleepers.named(
+            there, strays, (*engines, *stay), plan.transaction, groups.of(observed.departing)
+        ),
     )
 
 

@@ -9,6 +9,7 @@ from sglang_operator.api import names
 from sglang_operator.gates import lease as leases
 from sglang_operator.gates import standing
 from sglang_operator.gates.awaited import TrainerSignal
+from sglang_operator.gates.holders import Holder, Occupied
 from sglang_operator.gates.lease import LeaseStep
 from sglang_operator.gates.recovery import Recover
 from sglang_operator.observed.engines import EngineStatus
@@ -55,8 +56,10 @@ class GatePlan:
     heirs: Mapping[names.EngineName, EngineStatus] = field(default_factory=dict)
     # Pods that are there, and that may hold sleepers of which no engine tells.
     hidden: tuple[str, ...] = ()
-    # Engines whose pods hold memory or are yet to; None: others are being made, or need no turn.
-    occupied: frozenset[names.EngineName] | None = None
+    # GPUs whose memory pods hold, or are yet to; None: others are being made, or need no turn.
+    occupied: Occupied | None = None
+    # Pods that may hold memory of GPUs which a trainer has in turns, and that no engine tells of.
+    holders: tuple[Holder, ...] = ()
     # Engines whose GPUs another pool has, and which: none of them resumes its memory.
     taken: Mapping[names.EngineName, str] = field(default_factory=dict)
 
@@ -121,6 +124,7 @@ class GatePlan:
             complete=bool(self.listed) and all(engine.up for engine in self.listed),
             waits=len(standing.waiting(self.engines, self.transaction, self.occupied)),
             taken=len(self.taken),
+            holders=len(self.holders),
         )
 
     @cached_property

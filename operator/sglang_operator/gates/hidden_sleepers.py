@@ -1,6 +1,7 @@
 """Which pods may hold sleepers of which the registry does not tell.  Pure."""
 
 from collections.abc import Iterable, Set
+from itertools import chain
 
 from sglang_operator.api.names import Uid
 from sglang_operator.gates import lease as leases
@@ -14,14 +15,23 @@ def named(
     strays: Set[Group],
     engines: Iterable[EngineStatus],
     current: Transaction,
+    others: Iterable[Group] = (),
 ) -> tuple[str, ...]:
     """Names of the leaders' pods; ``strays`` are groups of which a pod stands aside.
 
-    ``engines`` are all that the registry tells of, beside the pool's own or not.
+    ``engines`` are all that the registry tells of, beside the pool's own or not.  ``others`` are on
+    their GPUs and none of the pool's any more, as far as is seen: those of them that sleep by the
+    Lease were, and may be again.
     """
     told = frozenset(member.uid for engine in engines for member in engine.members)
     hides = (g for g in there if (_untold if g in strays else _hides)(g, current, told))
-    return tuple(sorted(group.first.name for group in hides))
+    lost = (g for g in others if _sleeps_elsewhere(g, current))
+    return tuple(sorted(group.first.name for group in chain(hides, lost)))
+
+
+def _sleeps_elsewhere(group: Group, current: Transaction) -> bool:
+    run = group.last_instance
+    return run is not None and not (group.ended or group.deleting) and bool(current.sleeps(run))
 
 
 def _untold(group: Group, _: Transaction, told: Set[Uid]) -> bool:

@@ -1,10 +1,9 @@
 """How engines stand to the weights of their pool: asleep, behind the commit, or neither.  Pure."""
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
-from sglang_operator.api.names import EngineName
+from sglang_operator.gates.holders import Occupied
 from sglang_operator.observed.engines import EngineStatus
-from sglang_operator.observed.model import ObservedPod
 from sglang_operator.weights.lease_state import Phase, Transaction
 
 
@@ -34,15 +33,10 @@ def behind(engines: Iterable[EngineStatus], current: Transaction) -> Sequence[En
     ]
 
 
-def occupied(pods: Iterable[ObservedPod]) -> frozenset[EngineName]:
-    """Engines of which there is a pod that holds memory of its GPUs, or is yet to."""
-    return frozenset(pod.engine for pod in pods if pod.may_hold_memory)
-
-
 def waiting(
     engines: Iterable[EngineStatus],
     current: Transaction,
-    occupied: Collection[EngineName] | None,
+    occupied: Occupied | None,
 ) -> Sequence[EngineStatus]:
     """Those that are not there, and are not made before the trainer gives their GPUs back.
 
@@ -51,4 +45,4 @@ def waiting(
     """
     if occupied is None or not (turn := current.trainers):
         return ()
-    return [each for each in engines if turn.has(each.devices) and each.name not in occupied]
+    return [each for each in engines if turn.has(each.devices) and not occupied.has(each)]

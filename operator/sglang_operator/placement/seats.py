@@ -81,6 +81,15 @@ class Seating:
     slots: tuple[HeldSlot, ...] = ()  # the GPUs behind the claims of its node ranks
     claims: tuple[WantedClaim, ...] = ()  # that are to be made
     lacking: Mapping[EngineName, str] = field(default_factory=dict)  # why no node may have room
+    # Nodes of the trainer's GPUs, whether or not engines are there.
+    others: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def gpus(self) -> Mapping[str, str]:
+        """The GPUs that the trainer is known to have, those of its engines and others, and their
+        nodes; empty: not known."""
+        seats = (seat for each in self.seats.values() for seat in each)
+        return {**self.others, **{gpu: seat.node for seat in seats for gpu in seat.gpus}}
 
     @property
     def pins(self) -> Mapping[int, Pin]:
@@ -178,7 +187,8 @@ def seating(
             waits[engine] = why
         else:
             found[engine] = tuple(_seat(known, ids, per_node) for ids in pods)
-    return Seating(seats=found, waits=waits, alive=alive)
+    others = {gpu: slot.node for slot in known.slots.values() for gpu in slot.gpus}
+    return Seating(seats=found, waits=waits, alive=alive, others=others)
 
 
 def _seat(known: Slots, ids: Sequence[int], per_node: int) -> Seat:

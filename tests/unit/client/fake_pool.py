@@ -198,6 +198,7 @@ class FakePool:
         self.aside: set[int] = set()  # engines that are the pool's no more
         self.leaving: dict[str, int] = {}  # pods on their way out, and their grace
         self.hidden: list[str] = []
+        self.holders: dict[str, list[int]] = {}  # pods that may hold memory, and of which GPUs
         self.sees_images: bool | None = None  # the model; None: its SGLang does not say
         self.engines = [FakeEngine(rank=rank) for rank in range(engines)]
         self.operates = True
@@ -454,6 +455,7 @@ class FakePool:
             },
             "unlisted": self._unlisted(),
             "hidden": self.hidden,
+            "holders": [{"pod": pod, "devices": ids} for pod, ids in self.holders.items()],
             "engines": [self._entry(e) for e in self.engines if e.rank not in self.aside],
         }
         return {

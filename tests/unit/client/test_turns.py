@@ -237,6 +237,64 @@ def test_one_that_was_about_to_start_on_a_node_that_was_lost_may_start_yet(world
         pool.sleep(settle=0, loading=0.3)
 
 
+# --- pods in which no engine is told of
+
+
+def test_a_sleep_waits_for_a_pod_that_may_hold_memory_whoevers_it_is(world, pool):
+    world.holders = {"pool-g0-3-1": [0, 1, 2, 3]}
+    gone = list[float]()
+
+    def goes():
+        gone.append(time.monotonic())
+        world.holders = {}
+        world.publish()
+
+    going = later(world, 0.7, goes)
+    pool.sleep(settle=0)
+    going.join()
+    assert time.monotonic() > gone[0]
+    assert all(engine.released for engine in world.engines)
+
+
+def test_it_says_which_pod_that_is_and_takes_nothing(world, pool):
+    world.holders = {"theirs": []}
+    before = len(world.puts)
+    with pytest.raises(NotReady, match=r"pods theirs may hold memory .* do not take it"):
+        pool.sleep(settle=0, loading=0.2)
+    assert len(world.puts) == before
+    with pytest.raises(NotReady, match=r"the memory is not the trainer's: pods theirs may hold"):
+        pool.take_turn(settle=0, timeout=1.5)
+
+
+def test_one_that_is_seen_only_once_all_sleep_keeps_the_memory_from_its_trainer(world, pool):
+    def seen():
+        while world.state.phase is not Phase.SLEEPING:
+            time.sleep(0.01)
+        world.holders = {"theirs": [4, 5]}
+        world.call(world.publish)
+
+    seeing = threading.Thread(target=seen)
+    seeing.start()
+    with pytest.raises(NotReady, match="pods theirs may hold memory"):
+        pool.sleep(settle=0.5, loading=0.3)
+    seeing.join()
+    assert world.state.trainers == TRAINER
+    assert all(engine.released for engine in world.engines)
+
+
+def test_the_sleep_of_a_part_is_about_those_on_its_gpus(world, pool):
+    pool.update_from_disk("/c/1", "step-1")
+    world.holders = {"theirs": [4, 5]}
+    world.call(world.publish)
+    pool.sleep(devices=[0, 1], settle=0, loading=0.3)
+    with pytest.raises(NotReady, match="pods theirs may hold memory"):
+        pool.sleep(devices=[3, 4], settle=0, loading=0.3)
+    world.holders = {"nobody-knows-where": []}
+    world.call(world.publish)
+    with pytest.raises(NotReady, match="pods nobody-knows-where"):
+        pool.sleep(devices=[0, 1], settle=0, loading=0.3)
+
+
 # --- the handshake of a trainer that starts
 
 

@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 
 from sglang_operator.api import device_variables, names
+from sglang_operator.client import registry as parsed
 from sglang_operator.clocks import moment
 from sglang_operator.cluster.stores import PoolKey
 from sglang_operator.kube import paths
+from sglang_operator.weights import lease_state, steps, turn
 from tests.unit.controller import fake_api
 from tests.unit.controller.test_strays import Selecting
 from tests.unit.controller.test_trainers import (
@@ -103,6 +105,90 @@ def test_no_engine_is_put_beside_a_pod_that_still_has_its_gpus(change: Change):
             await api.request("DELETE", FIRST)
             await api.until(lambda: api.reason(*KEY) == "PoolReady", 10)
             assert len(engines(api)) == 1
+
+    asyncio.run(story())
+
+
+LEASE = paths.child("Lease", "rl", names.weights_lease_name("pool"))
+REGISTRY = paths.child("ConfigMap", "rl", names.registry_name("pool"))
+T = steps.Trainer(holder="trainer", transaction="t1")
+
+
+def registry(api: fake_api.Api) -> parsed.Registry:
+    return parsed.parse(api.objects[REGISTRY])
+
+
+def sleeps(api: fake_api.Api, *runs: str) -> None:
+    """The trainer takes its turn, with these asleep."""
+    says = lease_state.read(api.objects[LEASE])
+    tags = lease_state.SLEEP_TAGS
+    after = steps.sleep(says, T, tags=tags, now=1.0, seen=0.0, takes=turn.TRAINER)
+    after = steps.rests(steps.slept(after, T, instances=runs, now=1.0), T)
+    api.touch(LEASE, lease_state.patch(api.objects[LEASE], after))
+
+
+def hidden(api: fake_api.Api) -> None:
+    """Out of the operator's stream of pods."""
+    del api.objects[FIRST]["metadata"]["labels"][names.LABEL_MANAGED_BY]
+
+
+def replaced_pool(api: fake_api.Api) -> None:
+    """Its pool was deleted and applied again, while it drains."""
+    of_another_pool(api)
+    api.objects[FIRST]["metadata"]["ownerReferences"][0]["name"] = "pool"
+    api.objects[FIRST]["metadata"] |= DELETION
+
+
+OUT = [hidden, orphaned, orphaned_without_labels, under_another_pools_label, adopted]
+
+
+@pytest.mark.parametrize("change", [*OUT, of_another_pool, replaced_pool, labels_taken])
+def test_its_gpus_are_not_the_trainers_before_it_is_gone(change: Change):
+    """The registry said that the engine waits, and named nobody: a sleep was over by that."""
+
+    async def story() -> None:
+        api = Chosen()
+        async with fake_api.operator(api, watch_nodes=False):
+            await a_pool_that_joined(api, a_slot(0))
+            api.touch(FIRST, {"spec": {"nodeName": "gpu-0"}})
+            change(api)
+            api.touch(FIRST, {})
+            await api.until(lambda: bool(registry(api).holders))
+            sleeps(api)
+            await api.until(lambda: registry(api).weights.transaction == "t1")
+            await asyncio.sleep(0.3)
+            (engine,) = registry(api).engines
+            assert not engine.waits
+            assert [(each.pod, each.devices) for each in registry(api).holders] == [
+                ("pool-g0-1-0", (0, 1))
+            ]
+            await api.request("DELETE", FIRST)
+            await api.until(lambda: registry(api).engines[0].waits, 10)
+            assert registry(api).holders == ()
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("change", [*OUT, of_another_pool])
+def test_a_sleeper_that_is_out_of_the_pools_hands_is_named_until_it_is_gone(change: Change):
+    """Taken for ended by a wake, it died of the next sync."""
+
+    async def story() -> None:
+        api = Chosen()
+        async with fake_api.operator(api, watch_nodes=False):
+            await a_pool_that_joined(api, a_slot(0))
+            api.touch(FIRST, {"spec": {"nodeName": "gpu-0"}})
+            await api.until(lambda: bool(registry(api).engines[0].instance))
+            sleeps(api, str(registry(api).engines[0].instance))
+            await api.until(lambda: registry(api).weights.transaction == "t1")
+            assert registry(api).hidden == ()
+            change(api)
+            api.touch(FIRST, {})
+            await api.until(lambda: registry(api).hidden == ("pool-g0-1-0",))
+            await asyncio.sleep(0.3)
+            assert registry(api).hidden == ("pool-g0-1-0",)
+            await api.request("DELETE", FIRST)
+            await api.until(lambda: registry(api).hidden == (), 10)
 
     asyncio.run(story())
 

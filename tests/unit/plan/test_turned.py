@@ -7,7 +7,7 @@ import pytest
 
 from sglang_operator.api import conditions
 from sglang_operator.children import engine_pod, trainer_registry
-from sglang_operator.gates import standing
+from sglang_operator.gates import holders
 from sglang_operator.gates.decide import TrainerSignal
 from sglang_operator.observed.engine_state import EngineState
 from sglang_operator.plan.rollout_state import Waits
@@ -227,7 +227,7 @@ def registry(state, pods, **changes):
 def test_the_registry_names_those_that_wait_and_their_gpus():
     pods = running()
     state = asleep(pods)
-    plan, known = registry(state, pods[1:], occupied=standing.occupied(pods[1:]))
+    plan, known = registry(state, pods[1:], occupied=holders.occupied(pods[1:]))
     assert known["weights"]["turns"] is True
     assert known["weights"]["turn"] == "all"
     assert known["weights"]["waits"] == [[0, 0]]
