@@ -170,19 +170,7 @@ SEAT_OF_CLAIM = "the GPUs of its ids are those of ResourceClaim {claim} now"
 SEAT_TAKEN = (
     "pod {pod} is not gone yet, and may hold the memory of their GPUs (delete it if it stays)"
 )
-SEAT_TAKEN_ELSEWHERE = (
-    "{pod} runs on node {node}, and may hold the memory of their GPUs ({gpus}): it is not this "
-    "pool's, and whoever runs the cluster can say whose it is"
-)
 SEATS_AWAITED = "{engines} cannot start yet: {why}"
-TURN_AWAITED = (
-    "{engines} waiting: the trainer has these GPUs, by the Lease {lease}; started as soon as it "
-    "gives them back: pool.wake(), or kubectl sglang weights wake {pool} -n {namespace}"
-)
-RIVAL_AWAITED = (
-    "{engines} waiting: {pools} has the memory of these GPUs{gpus}, by its Lease; started as soon "
-    "as that pool sleeps there, or is gone: pool.sleep() of it, or kubectl sglang weights sleep"
-)
 ELSEWHERE = "a {kind} of another namespace"
 SEATS_UNKNOWN = "; {engines} could not come back if lost: {why}"
 ENGINES_UNPLACED = (

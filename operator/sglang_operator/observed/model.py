@@ -477,7 +477,7 @@ class Observed:
 
     @property
     def all_pods(self) -> tuple[ObservedPod, ...]:
-        """The pool's pods, and those aside, whose engines run, sleep and are written as the others."""
+        """The pool's pods, and those aside: engines run, sleep and are written in them too."""
         return (*self.pods, *self.aside)
 
     def weights_lease(self, pool: str) -> ObservedChild | None:
