@@ -11,10 +11,10 @@ from sglang_operator.engine.diagnosis import Diagnosis
 from sglang_operator.observed.engine_state import EngineState
 from sglang_operator.observed.engines import EngineStatus
 from sglang_operator.observed.model import ContainerKind, ObservedPod
-from sglang_operator.placement import texts as seat_texts
 from sglang_operator.plan.plan import Plan
 from sglang_operator.pool.resolve import Pool
 from sglang_operator.scheduling import gangs, topology
+from sglang_operator.status import texts as words
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,7 +169,7 @@ def _taken(pool: Pool, plan: Plan, engine: EngineName, pod: str) -> str:
     if pod:
         return texts.SEAT_TAKEN.format(pod=pod)
     seats = plan.seating.seats.get(engine, ()) if plan.seating is not None else ()
-    return seat_texts.SEAT_TAKEN_ELSEWHERE.format(
+    return words.SEAT_TAKEN_ELSEWHERE.format(
         pod=texts.ELSEWHERE.format(kind="pod"),
         node=", ".join(dict.fromkeys(seat.node for seat in seats)) or "<none>",
         gpus=_few([gpu for seat in seats for gpu in seat.gpus]),
@@ -180,7 +180,7 @@ def turned(pool: Pool, plan: Plan, _: object) -> tuple[str, str] | None:
     """Engines that are not started, for their trainer has the memory of their GPUs."""
     if not plan.turned:
         return None
-    message = seat_texts.TURN_AWAITED.format(
+    message = words.TURN_AWAITED.format(
         engines=texts.engines(len(plan.turned)),
         lease=names.weights_lease_name(pool.owner.name),
         pool=pool.owner.name,
@@ -195,7 +195,7 @@ def rivalled(pool: Pool, plan: Plan, _: object) -> tuple[str, str] | None:
         return None
     seats = [seat for name in plan.rivalled for seat in plan.seating.seats.get(name, ())]
     gpus = [gpu for seat in seats if not seat.claim for gpu in seat.gpus]
-    message = seat_texts.RIVAL_AWAITED.format(
+    message = words.RIVAL_AWAITED.format(
         engines=texts.engines(len(plan.rivalled)),
         pools=", ".join(sorted({*plan.rivalled.values()})),
         gpus=f" ({_few(gpus)})" if gpus else "",
