@@ -163,6 +163,7 @@ COVERED_BY = {
     "plan/places.py": "plan/test_regrouping.py",
     "plan/restart.py": "observed/test_sightings.py",
     "plan/rollout_state.py": "plan/test_rollout.py",
+    "plan/rules/asleep.py": "plan/test_turned.py",
     "plan/rules/crash_loops.py": "plan/test_startup.py",
     "plan/rules/ended.py": "plan/test_rules.py",
     "plan/rules/extra.py": "plan/test_rules.py",

@@ -420,6 +420,8 @@ def _beside(pool: Pool, engine: EngineStatus, facts: EngineFacts) -> dict[str, A
     """An engine that is none of the pool's any more, or will soon be gone."""
     entry = _engine(pool, engine, facts)
     told = {key: value for key, value in entry.items() if key not in _BY_RANK}
+    if pool.takes_turns:  # who is to have its GPUs waits for it
+        told["devices"] = entry["devices"]
     told["engineVersion"] = facts.version
     pod = engine.leader
     if engine.state is EngineState.WAITING and pod is not None:

@@ -399,6 +399,7 @@ class Sleeper:
         """See ``AsyncPool.wake``; without ``devices`` it is about all engines."""
         part = ids.within(devices) if devices else ids.whole
         with self._pool.turn.taken("wake()"):
+            await turns.make_way(self._pool, part, tags, devices, loading)
             after = await self._pool.to_its_end(self._wake(tags, part, devices))
         if (await self._pool.registry()).weights.turns:
             await turns.stand(self._pool, part, after, loading)

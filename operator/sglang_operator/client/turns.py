@@ -136,10 +136,37 @@ async def before_a_sync(pool: "AsyncPool", wait: float) -> None:
     registry = await pool.registry()
     if not registry.weights.turns:
         return
-    if any(engine.waits for engine in (await pool.fresh()).engines):
+    registry, state = await pool.fresh(), await pool.transaction()
+    down = any(engine.waits or not engine.up for engine in registry.engines)
+    # In a pool that is awake one that has ended is no turn's matter.
+    if down and (state.trainers or state.phase is Phase.SLEEPING):
         await contention.nobody_else_soon(pool, lambda found: found.engines)
-        after = await _given_back(pool, (), wait=wait)
+        after = await _given_back(pool, (), wait=wait) if state.trainers else state
         await stand(pool, ids.whole, after, LOADING_SECONDS)
+
+
+async def make_way(
+    pool: "AsyncPool",
+    part: ids.Part,
+    tags: Iterable[str],
+    devices: Collection[int],
+    seconds: float,
+) -> None:
+    """Engines of the part whose GPUs others sleep on, in another grouping, come up before a wake.
+
+    The operator ends those once the trainer has given these GPUs back: nobody else wakes them.
+    Raises Held, NotReady, ClusterError.
+    """
+    every = await pool.fresh()
+    state = await pool.transaction()
+    if not (devices and every.weights.turns) or state.phase is not Phase.SLEEPING:
+        return  # a wake of all wakes these too
+    registry, known = part(every), {engine.engine for engine in every.engines}
+    missing = {d for e in registry.engines if not e.instance for d in e.devices}
+    old = (e for e in every.unlisted if e.engine not in known and state.sleeps(e.instance))
+    if {*state.released} <= {*tags} and any(missing & {*e.devices} for e in old):
+        await contention.nobody_else_soon(pool, lambda found: part(found).engines)
+        await stand(pool, part, await _given_back(pool, devices, wait=0.0), seconds)
 
 
 async def _given_back(pool: "AsyncPool", devices: Collection[int], *, wait: float) -> Transaction:

@@ -109,9 +109,10 @@ def _with_holders(
     While it is not known what came of a create, or who else is there, nothing is said to be free.
     """
     known = not (memory.in_doubt or memory.beyond)
+    own, others, beside = observed.all_pods, observed.departing, weights.unlisted
     return replace(
         weights,
-        occupied=holders.occupied(observed.all_pods, observed.departing, seats) if known else None,
+        occupied=holders.occupied(own, others, seats, beside) if known else None,
         holders=holders.untold(
             observed, (*weights.engines, *weights.unlisted), weights.transaction, seats
         ),

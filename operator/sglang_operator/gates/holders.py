@@ -14,6 +14,7 @@ from types import MappingProxyType
 
 from sglang_operator.api.names import EngineName
 from sglang_operator.observed import groups
+from sglang_operator.observed.engine_state import EngineState
 from sglang_operator.observed.engines import EngineStatus
 from sglang_operator.observed.model import Observed, ObservedPod
 from sglang_operator.placement.seats import Seat
@@ -55,13 +56,23 @@ class Occupied:
 
 
 def occupied(
-    own: Iterable[ObservedPod], others: Iterable[ObservedPod] = (), seats: Seats = NO_SEATS
+    own: Iterable[ObservedPod],
+    others: Iterable[ObservedPod] = (),
+    seats: Seats = NO_SEATS,
+    beside: Iterable[EngineStatus] = (),
 ) -> Occupied:
-    """By pods of the pool, whose ids are its own, and by others on GPUs of its trainer."""
-    mine = [pod for pod in own if pod.may_hold_memory]
+    """By pods of the pool, whose ids are its own, and by others on GPUs of its trainer.
+
+    Engines ``beside`` those that are wanted, which stay and can be asked, are put to sleep by who
+    takes their GPUs: they are in the way of one of their own name alone.
+    """
+    there = [pod for pod in own if pod.may_hold_memory]
+    stay = (e for e in beside if e.state is not EngineState.WAITING and e.instance and e.ip)
+    asked = {member.uid for engine in stay for member in engine.members}
+    mine = [pod for pod in there if pod.uid not in asked]
     strange = [pod for pod in others if pod.may_hold_memory]
     return Occupied(
-        engines=frozenset(pod.engine for pod in mine),
+        engines=frozenset(pod.engine for pod in there),
         ids=frozenset(device for pod in mine for device in pod.devices),
         gpus=frozenset(gpu for pod in chain(mine, strange) for gpu in pod.gpus_seen),
         seats=seats,

@@ -12,6 +12,7 @@ from sglang_operator.observed.model import Observed
 from sglang_operator.plan import outcome
 from sglang_operator.plan.decision import CreateEngine, HungPod, LostPod, Plan, RemovePod
 from sglang_operator.plan.planner import Planner
+from sglang_operator.plan.rules.asleep import let_sleepers_make_way
 from sglang_operator.plan.rules.cramped import make_room_for_one_another
 from sglang_operator.plan.rules.crash_loops import take_over_crash_loops
 from sglang_operator.plan.rules.ended import remove_recorded_ends
@@ -41,6 +42,7 @@ RULES: tuple[Rule, ...] = (
     start_together,
     follow_the_trainer,
     leave_the_trainer_its_turn,
+    let_sleepers_make_way,
     make_way_for_the_new,
     take_over_crash_loops,
     remove_hung_engines,

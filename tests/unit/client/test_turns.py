@@ -128,6 +128,101 @@ def test_nobody_takes_back_what_another_trainer_has(world, pool):
         assert world.state.trainers == TRAINER
 
 
+# --- regrouped while it sleeps
+
+
+class Regrouped(FakePool):
+    """Once ``regrouped``: engine 1 is of GPUs 0 to 3, and waits; that of 0 and 1 sleeps there, and
+    ends by the operator's word once these are the engines' again."""
+
+    regrouped = False
+    ended = False
+
+    def regroup(self):
+        self.aside = {0}
+        self.end(1)
+        self.regrouped = True
+        self.call(self._operate)
+        self.call(self.publish)
+
+    def _entry(self, engine):
+        found = super()._entry(engine)
+        if self.regrouped and engine.rank == 1:
+            found |= {"engine": "g0-3", "devices": [0, 1, 2, 3]}
+        return found
+
+    def _unlisted(self):
+        if self.ended:
+            return []
+        return [{**each, "devices": [0, 1]} for each in super()._unlisted()]
+
+    def _waits(self, engine):
+        old = self.regrouped and engine.rank == 1 and not self.ended
+        return super()._waits(engine) or (old and not engine.instance)
+
+    def _takes_turns(self):
+        if self.regrouped and not self.state.trainers.has((0, 1, 2, 3)) and self.starts:
+            self.ended = True
+        super()._takes_turns()
+
+
+@pytest.fixture
+def other_grouping():
+    with Regrouped() as made:
+        made.turns = True
+        yield made
+
+
+def asked_to_resume(engine):
+    return "/resume_memory_occupation" in engine.paths()
+
+
+def test_a_sync_of_a_pool_that_was_regrouped_asleep_is_of_the_new_engines(other_grouping):
+    world = other_grouping
+    with a_pool(world) as pool:
+        pool.update_from_disk("/c/1", "step-1")
+        pool.sleep(settle=0)
+        world.regroup()
+        pool.update_from_disk("/c/2", "step-2")
+        assert world.state.phase is Phase.COMMITTED
+        assert {engine.weights for engine in world.engines[1:]} == {"/c/2"}
+        assert not asked_to_resume(world.engines[0]), "it is ended, and what it had is nobody's"
+
+
+def test_a_wake_of_some_gpus_has_those_made_that_are_of_them_by_now(other_grouping):
+    world = other_grouping
+    with a_pool(world) as pool:
+        pool.sleep(settle=0)
+        world.regroup()
+        after = pool.wake(devices=[0, 1, 2, 3])
+        assert after.trainers == Turn(frozenset({0, 1, 2, 3}), but=True)
+        assert [engine.up for engine in pool.engines()] == [True, True]
+        assert not asked_to_resume(world.engines[0])
+        assert world.engines[2].released, "it sleeps on"
+        after = pool.wake()
+        assert (after.phase, after.asleep) == (Phase.AWAKE, ())
+        assert after.trainers == ENGINES
+
+
+def test_what_is_said_of_new_engines_that_do_not_come_is_so(other_grouping, monkeypatch):
+    """It said that all sleepers are awake, and the next call waited for nobody."""
+    monkeypatch.setattr(turns, "LOADING_SECONDS", 0.3)
+    world = other_grouping
+    with a_pool(world) as pool:
+        pool.sleep(settle=0)
+        world.starts = False
+        world.regroup()
+        for _ in range(2):
+            with pytest.raises(NotReady, match=r"\(g0-3, Waiting\): not up 0 s after") as told:
+                pool.update_from_disk("/c/2", "step-2")
+            assert "awake" not in str(told.value)
+        assert world.state.trainers == ENGINES
+        assert set(world.state.asleep) >= {world.engines[2].instance}
+        world.call(lambda: comes_up(world))
+        pool.update_from_disk("/c/2", "step-2")
+        assert world.state.phase is Phase.COMMITTED
+
+
 # --- sync
 
 

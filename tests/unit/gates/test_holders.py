@@ -70,7 +70,7 @@ def told(pool, pods, state=None, slots=BOTH, **changes):
     every = (*weights.engines, *weights.unlisted)
     weights = dataclasses.replace(
         weights,
-        occupied=holders.occupied(observed.all_pods, observed.departing, seats),
+        occupied=holders.occupied(observed.all_pods, observed.departing, seats, weights.unlisted),
         holders=holders.untold(observed, every, weights.transaction, seats),
     )
     return parse(trainer_registry.registry(pool, weights)), weights
@@ -115,7 +115,7 @@ def test_engines_wanted_no_more_on_a_silent_node_may_hold_what_they_had(gone, ed
     registry, _ = told(pool, pods, asleep(*near), nodes={**NODES, "gpu-1": SILENT})
     assert [each.pod for each in registry.holders] == sorted(far)
     assert {device for each in registry.holders for device in each.devices} == {*range(8, 16)}
-    assert waiting(registry) == []
+    assert waiting(registry) == (["g0-3", "g4-7"] if "per_worker" in edit else [])
 
 
 def test_one_that_is_told_of_is_asked_and_is_no_holder():
@@ -125,6 +125,11 @@ def test_one_that_is_told_of_is_asked_and_is_no_holder():
     registry, _ = told(a_pool(per_worker=4), pods, asleep(*pods))
     assert registry.holders == ()
     assert len(registry.unlisted) == 8
+    assert len(waiting(registry)) == 4, "who takes their GPUs puts those to sleep that are there"
+    drains = [dataclasses.replace(pod, deleting=True) for pod in pods]
+    registry, _ = told(a_pool(per_worker=4), drains, asleep(*pods))
+    assert registry.holders == ()
+    assert all(engine.leaving for engine in registry.unlisted)
     assert waiting(registry) == []
 
 

@@ -255,3 +255,63 @@ def test_a_pool_whose_gpus_are_its_own_tells_nothing_of_turns():
     known = trainer_registry.document(pool, weighed(pool, all_pods(pool)))
     assert not {"turns", "turn", "waits"} & known["weights"].keys()
     assert "uuids" not in known["engines"][0]
+
+
+# --- who sleeps for nobody
+
+
+WIDE = a_shared_pool(num_gpus_per_worker=4)
+
+
+def regrouped(state, pool=WIDE, pods=None, **changes):
+    return planned_by(state, running() if pods is None else pods, pool, **changes)
+
+
+def test_sleepers_of_another_grouping_make_way_once_their_gpus_are_the_engines_again():
+    """A sync waited for the new ones for ever: the old ones stayed for a wake."""
+    pods = running()
+    kept = regrouped(asleep(pods), pods=pods)
+    assert not kept.removals
+    found = regrouped(asleep(pods, turn=ENGINES), pods=pods)
+    assert removed(found) == [pod.name for pod in pods]
+    assert not any(removal.drains for removal in found.removals)
+    assert all(engine.state is EngineState.WAITING for engine in found.unlisted)
+    after = regrouped(asleep(pods, turn=ENGINES), pods=[])
+    assert len(after.creates) == len(WIDE.running)
+
+
+def test_those_on_gpus_that_are_the_trainers_yet_stay():
+    pods = running()
+    turn = Turn(frozenset({0, 1, 2, 3}), but=True)
+    found = regrouped(asleep(pods, turn=turn), pods=pods)
+    assert removed(found) == [pods[0].name, pods[1].name]
+
+
+def test_a_wide_one_makes_way_for_the_first_of_those_that_are_to_be_on_its_gpus():
+    wide = running(WIDE)
+    turn = Turn(frozenset(FIRST.devices), but=True)
+    assert removed(planned_by(asleep(wide, turn=turn), wide)) == [wide[0].name]
+
+
+@pytest.mark.parametrize(
+    ("changes", "pool"),
+    [
+        ({"at_work": True}, WIDE),
+        ({"asleep": ()}, WIDE),
+        ({"released": ()}, WIDE),
+        ({}, a_shared_pool(num_gpus_per_worker=4, rollout={"paused": True})),
+    ],
+    ids=["its trainer is at work", "awake", "woken", "paused"],
+)
+def test_nobody_else_makes_way(changes, pool):
+    """Nor anybody who is awake, and may serve."""
+    found = regrouped(asleep(running(), **{"turn": ENGINES, **changes}), pool)
+    assert not found.removals
+
+
+def test_none_goes_for_one_that_could_not_be_made():
+    pods = running()
+    state = asleep(pods, turn=ENGINES)
+    rivals = dict.fromkeys((engine.name for engine in WIDE.running), "rl/other")
+    assert not regrouped(state, pods=pods, rivals=rivals).removals
+    assert not regrouped(state, pods=pods, refused_revision=WIDE.revision).removals
