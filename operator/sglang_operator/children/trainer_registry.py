@@ -21,6 +21,7 @@ from sglang_operator.gates.holders import Holder
 from sglang_operator.observed import facts
 from sglang_operator.observed.engine_state import EngineState
 from sglang_operator.observed.engines import EngineStatus
+from sglang_operator.placement import devices
 from sglang_operator.pool import registry_size
 from sglang_operator.pool.resolve import EngineFacts, Owner, Pool
 from sglang_operator.weights import trail
@@ -130,7 +131,7 @@ def document(pool: Pool, weights: GatePlan) -> dict[str, Any]:
     known = [_facts(pool, weights, engine) for engine in weights.listed]
     counted = known or [pool.facts]
     beside = [_facts(pool, weights, engine) for engine in weights.others]
-    unlisted = list(map(partial(_beside, pool), weights.others, beside))
+    unlisted = list(map(partial(_beside, pool, weights), weights.others, beside))
     every = (*weights.listed, *weights.others)
     offsets = list(accumulate((each.gpus for each in known), initial=1))
     no_sync = next((each.no_sync for each in counted if each.no_sync), "")
@@ -159,7 +160,7 @@ def document(pool: Pool, weights: GatePlan) -> dict[str, Any]:
         **({"hidden": list(weights.hidden[:MOST_NAMED])} if weights.hidden else {}),
         **holding(weights.holders),
         "engines": [
-            _engine(pool, engine, each, offset)
+            _engine(pool, weights, engine, each, offset)
             for engine, each, offset in zip(weights.listed, known, offsets[:-1], strict=True)
         ],
     }
@@ -376,7 +377,7 @@ def last_said(data: Mapping[str, str]) -> Transaction | None:
 
 
 def _engine(
-    pool: Pool, engine: EngineStatus, facts: EngineFacts, offset: int = 0
+    pool: Pool, weights: GatePlan, engine: EngineStatus, facts: EngineFacts, offset: int = 0
 ) -> dict[str, Any]:
     wanted = engine.engine
     return {
@@ -385,15 +386,17 @@ def _engine(
         "devices": list(wanted.devices),
         "gpus": facts.gpus,
         "rankOffset": offset,
-        **_uuids(engine),
+        **_uuids(weights, engine),
         **standing(engine, facts.port, gated=pool.gated),
     }
 
 
-def _uuids(engine: EngineStatus) -> dict[str, list[str]]:
-    """The GPUs that it shares with its trainer, who can look at them; of others nothing is told."""
-    found = [uuid for member in engine.members for uuid in member.gpus_seen]
-    return {"uuids": found} if found else {}
+def _uuids(weights: GatePlan, engine: EngineStatus) -> dict[str, list[str]]:
+    """The GPUs that it shares with its trainer, who can look at them; of others nothing is told,
+    nor of such as nobody knows by their UUIDs yet."""
+    gpus = [gpu for member in engine.members for gpu in member.gpus_seen]
+    found = devices.uuids(gpus, weights.cards)
+    return {"uuids": list(found)} if found else {}
 
 
 def standing(engine: EngineStatus, port: int, *, gated: bool) -> dict[str, Any]:
@@ -416,9 +419,11 @@ def standing(engine: EngineStatus, port: int, *, gated: bool) -> dict[str, Any]:
 _BY_RANK = ("rank", "devices", "gpus", "rankOffset")
 
 
-def _beside(pool: Pool, engine: EngineStatus, facts: EngineFacts) -> dict[str, Any]:
+def _beside(
+    pool: Pool, weights: GatePlan, engine: EngineStatus, facts: EngineFacts
+) -> dict[str, Any]:
     """An engine that is none of the pool's any more, or will soon be gone."""
-    entry = _engine(pool, engine, facts)
+    entry = _engine(pool, weights, engine, facts)
     told = {key: value for key, value in entry.items() if key not in _BY_RANK}
     if pool.takes_turns:  # who is to have its GPUs waits for it
         told["devices"] = entry["devices"]

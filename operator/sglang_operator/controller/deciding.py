@@ -79,6 +79,7 @@ class Decider:
         memory.said, memory.handed_on = weights.said, plan.handed_on
         if plan.seating is not None:
             memory.pins = plan.seating.pins
+            weights = replace(weights, cards=plan.seating.cards(pool.owner.namespace))
         memory.planning_seconds = time.perf_counter() - begun
         memory.meter.planned(pool, plan, at.steady)
         memory.meter.weighed(weights, at.steady)

@@ -62,6 +62,8 @@ class GatePlan:
     holders: tuple[Holder, ...] = ()
     # Engines whose GPUs another pool has, and which: none of them resumes its memory.
     taken: Mapping[names.EngineName, str] = field(default_factory=dict)
+    # The UUIDs of GPUs that engines have by claims, as far as they are known.
+    cards: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def epoch(self) -> str:

@@ -215,6 +215,15 @@ def token(namespace: str, claim: str, request: str) -> str:
     return f"{namespace}/{claim}/{request}"
 
 
+def uuids(gpus: Iterable[str], cards: Mapping[str, str]) -> Sequence[str]:
+    """These GPUs by their UUIDs, in their order; none while that of one is not known.
+
+    ``cards``: those of GPUs that are had by claims, which are known by their tokens.
+    """
+    found = [gpu if "/" not in gpu else cards.get(gpu, "") for gpu in gpus]
+    return found if all(found) else ()
+
+
 def spec(class_name: str, gpu_ranks: Iterable[int], pin: Pin | None) -> dict[str, Any]:
     """What a claim asks for: one device for each GPU, all of one node.
 

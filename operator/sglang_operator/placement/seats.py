@@ -10,7 +10,14 @@ from sglang_operator.api import texts as operator_texts
 from sglang_operator.api.names import EngineName
 from sglang_operator.api.problems import Problem
 from sglang_operator.placement import slots, texts
-from sglang_operator.placement.devices import HeldSlot, Inventory, Pin, WantedClaim
+from sglang_operator.placement.devices import (
+    HeldSlot,
+    Inventory,
+    Pin,
+    WantedClaim,
+    request_of,
+    token,
+)
 from sglang_operator.placement.slots import Slot, Slots
 
 # The GPU ids of each of the pods that an engine is.
@@ -96,6 +103,15 @@ class Seating:
         """What the claims of its node ranks have, or had last, by node rank."""
         known = (slot for slot in self.slots if slot.gpus)
         return {slot.node_rank: Pin(slot.node, slot.driver, slot.gpus) for slot in known}
+
+    def cards(self, namespace: str) -> Mapping[str, str]:
+        """The UUIDs of GPUs that its claims have, by the tokens that pods are known to have."""
+        return {
+            token(namespace, slot.claim, request_of(rank)): uuid
+            for slot in self.slots
+            if slot.allocated
+            for rank, uuid in slot.gpus.items()
+        }
 
     def left(self, engine: EngineName, marks: Sequence[str]) -> str:
         """Why pods with these marks cannot stay where they are; empty if they can.

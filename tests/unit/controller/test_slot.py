@@ -1,6 +1,7 @@
 """Pools whose engines have their GPUs by claims, through the loop."""
 
 import asyncio
+import json
 from typing import Any
 
 import pytest
@@ -277,5 +278,27 @@ def test_a_claim_for_devices_that_are_no_gpus_is_told_and_gets_no_pod():
             await api.until(lambda: "is not allowed here" in told(api))
             assert "--allow-resource=deviceclass.resource.kubernetes.io/kvm" in told(api)
             assert not engines(api)
+
+    asyncio.run(story())
+
+
+def test_the_registry_tells_the_uuids_of_claimed_gpus_once_they_are_known():
+    """By these a trainer measures what a sleep has freed: another name of a GPU is none."""
+
+    def registered(api: fake_api.Api) -> list[Any]:
+        path = paths.child("ConfigMap", "rl", names.registry_name("pool"))
+        data = api.objects.get(path, {"data": {}})["data"].get(names.REGISTRY_KEY, "{}")
+        return [each.get("uuids") for each in json.loads(data).get("engines", ())]
+
+    async def story() -> None:
+        api = fake_api.Api()
+        publish(api)
+        async with fake_api.operator(api, **SERVED):
+            api.make(*KEY, placement=SLOT)
+            await api.until(lambda: engines(api) and registered(api))
+            assert registered(api) == [None]
+            allocate(api, 1, *(each["metadata"]["name"] for each in engines(api)))
+            await api.until(lambda: registered(api) != [None])
+            assert registered(api) == [uuids(api)] == [[gpu(1, 0), gpu(1, 1)]]
 
     asyncio.run(story())

@@ -46,3 +46,11 @@ def test_a_uuid_is_a_text_in_the_expression_whatever_it_is():
     assert selector["cel"]["expression"] == (
         r'device.attributes["a\"b"].uuid == "x\" || true || \""'
     )
+
+
+def test_gpus_are_told_by_their_uuids_in_order_or_not_at_all():
+    one, two = (devices.token("rl", "pool-node-0", f"gpu-{rank}") for rank in range(2))
+    cards = {two: "GPU-b", one: "GPU-a"}
+    assert devices.uuids((one, two), cards) == ["GPU-a", "GPU-b"]
+    assert not devices.uuids((one, two), {one: "GPU-a"})
+    assert devices.uuids(("GPU-c",), {}) == ["GPU-c"], "which is had by no claim"
