@@ -37,6 +37,7 @@ COVERED_BY = {
     "children/services.py": "test_addresses.py",
     "children/weights_lease.py": "test_actions.py",
     "status/gangs.py": "scheduling/test_pod_groups.py",
+    "status/texts.py": "test_texts.py",
     "status/history.py": "controller/test_history.py",
     "controller/words.py": "controller/test_trainers.py",
     "cluster/device_store.py": "controller/test_slot.py",
