@@ -45,7 +45,10 @@ def overlapping(devices: Collection[int]) -> Part:
 
 
 def within(devices: Collection[int]) -> Part:
-    """The engines all of whose GPUs are among these, and those of their names beside them."""
+    """The engines all of whose GPUs are among these, and those of their names beside them.
+
+    Raises as ``overlapping``.
+    """
 
     def part(registry: Registry) -> Registry:
         inside = (e for e in registry.engines if e.devices and {*e.devices} <= {*devices})
@@ -57,6 +60,8 @@ def within(devices: Collection[int]) -> Part:
 def _of(registry: Registry, devices: Collection[int], engines: Iterable[Engine]) -> Registry:
     if not registry.weights.parts:
         raise Unsupported(texts.PARTS_UNKNOWN)
+    if not registry.engines:
+        raise NotReady(texts.NO_ENGINES)  # of ids nobody knows before there are some
     if not (found := tuple(engines)):
         there = sorted(device for engine in registry.engines for device in engine.devices)
         shown = f"{there[0]} to {there[-1]}" if there else "none"

@@ -403,6 +403,31 @@ def test_a_trainer_that_starts_waits_for_the_engines_and_has_the_memory_then(wor
     assert all(engine.released for engine in world.engines)
 
 
+@pytest.mark.parametrize("devices", [None, [0, 1]], ids=["all", "a part"])
+def test_a_trainer_that_starts_first_waits_until_the_pool_has_engines(world, pool, devices):
+    every = world.engines[:]
+    world.engines.clear()
+    world.call(world.publish)
+
+    def come():
+        world.engines.extend(every)
+        world.publish()
+
+    starting = later(world, 0.5, come)
+    pool.take_turn(timeout=20, settle=0, devices=devices)
+    starting.join()
+    assert every[0].released
+
+
+def test_of_a_pool_without_engines_nobody_says_that_the_gpus_are_wrong(world, pool):
+    """Neither of a trainer that waits for them, nor of one that sleeps or wakes a part."""
+    world.engines.clear()
+    world.call(world.publish)
+    for call in (pool.sleep, pool.wake, lambda **part: pool.take_turn(timeout=1.5, **part)):
+        with pytest.raises(NotReady, match="the pool has no engines"):
+            call(devices=[0, 1])
+
+
 def test_what_keeps_it_from_the_memory_is_told_in_the_end(world, pool):
     world.starts = False
     world.end(1)
