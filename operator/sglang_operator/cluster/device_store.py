@@ -82,8 +82,10 @@ class ClaimStore(_Records[ClaimObject]):
     def __init__(self, changed: Changed) -> None:
         super().__init__(changed)
         self.claims: dict[Key, DeviceClaim] = {}
+        self.changes = 0  # of any claim: what was found out about them before is of the past
 
     def _changed_by(self, key: Key, before: ClaimObject | None, after: ClaimObject | None) -> None:
+        self.changes += 1
         had = self.claims.pop(key, None)
         if after is not None:
             self.claims[key] = after.seen
@@ -143,8 +145,18 @@ class DeviceView:
     def __init__(self, claims: ClaimStore, slices: SliceStore) -> None:
         self._claims = claims
         self._slices = slices
+        self._of = -1  # changes of claims, with which what is kept was made
+        self._kept = Inventory()
 
     def of(self, absent: bool) -> Inventory:
-        """``absent``: claims are not served, or may not be read."""
+        """``absent``: claims are not served, or may not be read.
+
+        The same as before while nothing has changed, with what was found out about it.
+        """
         known = self._claims.claims if self._claims.filled and not absent else None
-        return Inventory(claims=known, devices=self._slices.devices)
+        devices, kept = self._slices.devices, self._kept
+        same = kept.claims is known and kept.devices is devices
+        if not same or self._of != self._claims.changes:
+            self._of = self._claims.changes
+            self._kept = Inventory(claims=known, devices=devices)
+        return self._kept

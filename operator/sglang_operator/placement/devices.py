@@ -8,6 +8,7 @@ calls GPU 3 is a matter of who asks.
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -124,13 +125,35 @@ class Inventory:
             if self.devices is not None and place in self.devices.by_place:
                 yield request, self.devices.by_place[place]
 
+    @cached_property
     def holders(self) -> Mapping[Place, DeviceClaim]:
-        """Which claim has a device."""
+        """Which claim has a device; found out once for all that wait."""
         found = dict[Place, DeviceClaim]()
         for claim in (self.claims or {}).values():
             for _, place in claim.devices:
                 found.setdefault(place, claim)
         return found
+
+    @cached_property
+    def cards(self) -> "Cards":
+        """The whole cards by node, and how many of each are free; counted once."""
+        total, free = Counter[str](), Counter[str]()
+        on = dict[str, list[Device]]()
+        for card in self.devices.cards if self.devices is not None else ():
+            total[card.node] += 1
+            free[card.node] += card.place not in self.holders and not card.taints
+            on.setdefault(card.node, []).append(card)
+        nearest = max(total, key=lambda node: (free[node], total[node], node), default="")
+        return Cards(on, total, free, nearest)
+
+
+class Cards(NamedTuple):
+    """The whole cards of a cluster."""
+
+    on: Mapping[str, Sequence[Device]]  # by node, and how many there are, and are free
+    total: Counter[str]
+    free: Counter[str]
+    nearest: str  # the node with the most that are free
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,21 +23,16 @@ class Room:
     def __init__(self, inventory: Inventory, namespace: str) -> None:
         self._inventory = inventory
         self._namespace = namespace
-        self._holders = inventory.holders()
-        self._cards = inventory.devices.cards if inventory.devices is not None else ()
+        self._holders = inventory.holders
 
     def of_any(self, claim: DeviceClaim, device_class: str) -> str:
         """Why no node has as many free; empty where one has, or where nobody knows."""
         if self._inventory.devices is None:
             return ""
         told = {"claim": claim.name, "wanted": len(claim.requests), "device_class": device_class}
-        if not self._cards:
+        on, total, free, nearest = self._inventory.cards
+        if not on:
             return texts.NO_DEVICES.format(**told)
-        total, free = Counter[str](), Counter[str]()
-        for card in self._cards:
-            total[card.node] += 1
-            free[card.node] += card.place not in self._holders and not card.taints
-        nearest = max(total, key=lambda node: (free[node], total[node], node))
         if free[nearest] >= len(claim.requests):
             return ""
         return texts.SHORT_OF_DEVICES.format(
@@ -72,9 +67,9 @@ class Room:
     def _held_on(self, node: str) -> str:
         """The claims that have cards of a node, and how many."""
         counts, others = Counter[str](), 0
-        for card in self._cards:
+        for card in self._inventory.cards.on[node]:
             holder = self._holders.get(card.place)
-            if card.node != node or holder is None:
+            if holder is None:
                 continue
             if holder.namespace == self._namespace:
                 counts[self._told(holder)] += 1

@@ -2,6 +2,15 @@
 
 import dataclasses
 
+import msgspec
+
+from sglang_operator.cluster.device_store import ClaimStore, DeviceView, SliceStore
+from sglang_operator.observed.claims import ClaimObject
+from sglang_operator.observed.model import Observed
+from sglang_operator.plan import seating
+from sglang_operator.plan.plan import plan
+from tests.builders import NOW, OWNER
+from tests.integration import slices
 from tests.unit.placement.claims import (
     SLOT,
     a_claim,
@@ -73,3 +82,43 @@ def test_that_such_a_device_is_tainted_or_not_published_is_told():
     there[bad.place] = dataclasses.replace(bad, taints=("bad:NoSchedule",))
     assert "has the taint bad:NoSchedule" in pinned(devices=there)
     assert "where no driver publishes devices now" in pinned(devices=cards(2))
+
+
+class Counted(dict):
+    """Counts how many claims were looked at in going through all."""
+
+    seen = 0
+
+    def values(self):
+        for each in super().values():
+            self.seen += 1
+            yield each
+
+
+def test_whoever_waits_goes_through_the_claims_of_a_cluster_once():
+    """Of 20,000 each was looked at three times in every pass of every pool that waits."""
+    pool, many = a_slot_pool(**HALF), 20_000
+    known = Counted({("rl", f"{OWNER.name}-node-0"): a_claim(pool, 0)})
+    for number in range(many - 1):
+        name = f"job-{number}"
+        known["others", name] = a_claim(pool, 0, number % 3, namespace="others", name=name)
+    found = dataclasses.replace(inventory(devices=cards(3)), claims=known)
+    observed = Observed(inventory=found)
+    assert plan(pool, observed, NOW).seating.lacking
+    assert seating.of(pool, observed).lacking
+    assert seating.of(dataclasses.replace(pool), observed).lacking, "another pool's"
+    assert known.seen == many
+
+
+def test_what_was_found_out_of_claims_stands_until_one_changes():
+    claims, slices_ = ClaimStore(lambda *_: None), SliceStore(lambda *_: None)
+    slices_.served(True)
+    claims.replace("", [], 1)
+    view = DeviceView(claims, slices_)
+    first = view.of(False)
+    assert view.of(False) is first
+    body = slices.claim("job", 1)
+    body["metadata"] |= {"namespace": "rl", "resourceVersion": "7"}
+    claims.put(msgspec.convert(body, ClaimObject))
+    assert view.of(False) is not first
+    assert view.of(True).claims is None
