@@ -31,7 +31,9 @@ def a_pool(gpus=16, per_worker=2, **more):
 
 def on_their_gpus(pool, **more):
     """A pod of each engine, where the trainer has its GPUs."""
-    seats = seating.of(pool, Observed(**seen(pool, *BOTH))).seats
+    known = seating.of(pool, Observed(**seen(pool, *BOTH)))
+    assert known is not None
+    seats = known.seats
     found = []
     for engine in pool.engines:
         (seat,) = seats[engine.name]
@@ -66,6 +68,7 @@ def told(pool, pods, state=None, slots=BOTH, **changes):
     weights = decide.decide(
         pool.owner, spec.Weights(gate=pool.gate), made.engines, observed, NOW, "op", made.unlisted
     )
+    assert made.seating is not None
     seats = made.seating.seats
     every = (*weights.engines, *weights.unlisted)
     weights = dataclasses.replace(
