@@ -6,8 +6,8 @@ memory a pool takes (memory/texts.py), why an engine waits for its trainer's GPU
 (placement/texts.py) and who has them (status/texts.py), what is said of the API server's
 credentials (kube/texts.py), what a scheduler asks of a pool (scheduling/texts.py), why engines end
 or do not start (engine/signatures.py, endings.py and node_ends.py, diagnosis/pod_signatures.py),
-and what only people at a terminal (cli/texts.py), before a picture (view/texts.py) or with a trainer
-(client/texts.py) are told.
+and what only people at a terminal (cli/texts.py), before a picture (view/texts.py) or with a
+trainer (client/texts.py) are told.
 """
 
 

@@ -1076,7 +1076,7 @@ CLASS_NAMES = st.sampled_from(
 @st.composite
 def requests_of_claims(draw):
     """Those of a claim by name: mostly as engines need them."""
-    asked = [
+    asked: list[dict[str, Any]] = [
         {
             "name": f"gpu-{rank}",
             "exactly": {

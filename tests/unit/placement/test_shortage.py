@@ -7,6 +7,7 @@ import msgspec
 from sglang_operator.cluster.device_store import ClaimStore, DeviceView, SliceStore
 from sglang_operator.observed.claims import ClaimObject
 from sglang_operator.observed.model import Observed
+from sglang_operator.placement.devices import DeviceClaim
 from sglang_operator.plan import seating
 from sglang_operator.plan.plan import plan
 from tests.builders import NOW, OWNER
@@ -84,7 +85,7 @@ def test_that_such_a_device_is_tainted_or_not_published_is_told():
     assert "where no driver publishes devices now" in pinned(devices=cards(2))
 
 
-class Counted(dict):
+class Counted(dict[tuple[str, str], DeviceClaim]):
     """Counts how many claims were looked at in going through all."""
 
     seen = 0
@@ -104,9 +105,9 @@ def test_whoever_waits_goes_through_the_claims_of_a_cluster_once():
         known["others", name] = a_claim(pool, 0, number % 3, namespace="others", name=name)
     found = dataclasses.replace(inventory(devices=cards(3)), claims=known)
     observed = Observed(inventory=found)
-    assert plan(pool, observed, NOW).seating.lacking
-    assert seating.of(pool, observed).lacking
-    assert seating.of(dataclasses.replace(pool), observed).lacking, "another pool's"
+    other = dataclasses.replace(pool)
+    every = plan(pool, observed, NOW).seating, *(seating.of(p, observed) for p in (pool, other))
+    assert all(each is not None and each.lacking for each in every)
     assert known.seen == many
 
 

@@ -131,8 +131,8 @@ OF_KVM = f"deviceclass.resource.kubernetes.io/{KVM}"
 def test_a_claim_for_what_engines_may_not_have_is_nobodys_seat(listed, asks, words):
     """Also one that was made in the place of the operator's, with its annotation."""
     pool = a_slot_pool(**HALF, **({"placement": LISTED} if listed else {}))
-    name = {"name": "mine"} if listed else {}
-    seating = seated(pool, inventory(a_claim(a_slot_pool(**HALF), 0, **name, **asks)))
+    named = {**asks, "name": "mine"} if listed else asks
+    seating = seated(pool, inventory(a_claim(a_slot_pool(**HALF), 0, **named)))
     assert not seating.seats
     assert words in seating.why_waiting(FIRST)
     assert "is not allowed here" in seating.why_waiting(FIRST)
