@@ -31,7 +31,7 @@ class GroupsOwner:
 
 def read(text: str) -> GroupsOwner | None:
     """What an annotation says; None if it is not as this module writes it."""
-    if len(text) > _MOST:
+    if not text or len(text) > _MOST:
         return None
     try:
         said = json.loads(text)

@@ -13,7 +13,7 @@ _ALL, _BUT = "*", "-"
 
 def words(text: str, most: int = MAX_INSTANCES) -> tuple[str, ...]:
     """The words between commas; of more than ``most`` the first."""
-    return tuple(word for word in text.split(",")[:most] if word)
+    return tuple([word for word in text.split(",")[:most] if word]) if text else ()
 
 
 def shortened(named: frozenset[str], of: frozenset[str]) -> list[str]:
@@ -43,5 +43,8 @@ def by(
     transaction: str, notes: Mapping[str, str], annotation: str, of: Iterable[str]
 ) -> frozenset[str]:
     """The same, read; none that another transaction has named."""
-    told, _, named = notes.get(annotation, "").rpartition(":")
+    said = notes.get(annotation)
+    if not said:
+        return frozenset()
+    told, _, named = said.rpartition(":")
     return expanded(words(named) if transaction and told == transaction else (), frozenset(of))
