@@ -108,3 +108,11 @@ def test_the_files_that_command_lines_name_are_written(settings, tmp_path):
     assert "RequestReceived" in (tmp_path / "audit-policy.json").read_text()
     scheduler = json.loads((tmp_path / "scheduler.json").read_text())
     assert scheduler["clientConnection"]["kubeconfig"].endswith("kube-scheduler.kubeconfig")
+
+
+def test_components_collect_garbage_seldom_unless_this_process_was_told_otherwise(monkeypatch):
+    monkeypatch.delenv("GOMEMLIMIT", raising=False)
+    monkeypatch.setenv("GOGC", "50")
+    assert components.go_environment() == {**components.GO, "GOGC": "50"}
+    monkeypatch.delenv("GOGC")
+    assert components.go_environment() == components.GO

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from sglang_operator.testing import client, credentials, errors, running
+from sglang_operator.testing import client, components, credentials, errors, running
 
 T = TypeVar("T")
 
@@ -90,6 +90,7 @@ class Access:
         if isinstance(as_, str):
             argv[1:1] = [f"--as={as_}"]
         environ = self.environment(as_ if isinstance(as_, Path) else None)
+        environ |= components.go_environment()
         try:
             result = subprocess.run(
                 argv, input=input, env=environ, capture_output=True, text=True, timeout=timeout

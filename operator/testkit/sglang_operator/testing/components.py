@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -22,6 +23,9 @@ ALL = (ETCD, API_SERVER, CONTROLLER_MANAGER, SCHEDULER, KWOK)
 # outage of the API server in which a pod's name came to stand for another pod on another node.
 REVIVED = (CONTROLLER_MANAGER, SCHEDULER)
 LEASE_SECONDS = 40  # as a kubelet's; renewed every quarter of it
+# A young plane's programs would collect garbage all the while: their heaps are small, and grow.
+# Memory is there; beyond the limit they collect as often as they have to.
+GO = {"GOGC": "400", "GOMEMLIMIT": "2GiB"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,6 +49,11 @@ class Settings:
     secrets: credentials.Credentials
     kubeconfigs: Mapping[str, Path]  # by user
     real: bool = False  # the nodes are, and the plane has a network of its own
+
+
+def go_environment() -> dict[str, str]:
+    """How often programs in Go collect garbage, unless this process's environment says."""
+    return {name: os.environ.get(name, value) for name, value in GO.items()}
 
 
 def write_files(settings: Settings) -> None:

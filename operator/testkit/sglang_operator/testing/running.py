@@ -63,7 +63,8 @@ class Running:
 
     def start(self, component: str) -> None:
         """Start one component; raises PlaneError."""
-        self.spawn(component, components.command(component, self.settings))
+        argv = components.command(component, self.settings)
+        self.spawn(component, argv, components.go_environment())
 
     def spawn(self, name: str, argv: Sequence[str], env: Mapping[str, str] | None = None) -> int:
         """Start a process where the control plane is, and return its id; raises PlaneError."""

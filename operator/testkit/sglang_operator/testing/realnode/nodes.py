@@ -262,7 +262,8 @@ class RealNodes:
         return f"/{plane}/{node}"
 
     def _spawn(self, name: str, argv: Sequence[str]) -> int:
-        return self._up.spawn(name, argv, {"PATH": requirements.search_path()})
+        path = {"PATH": requirements.search_path()}
+        return self._up.spawn(name, argv, {**components.go_environment(), **path})
 
 
 def _children(parent: int) -> list[int]:
