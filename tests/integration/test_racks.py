@@ -8,6 +8,7 @@ import pytest
 
 from sglang_operator.api import conditions, names
 from sglang_operator.scheduling.topology import REQUIRED
+from sglang_operator.testing import errors
 from tests.integration.pools import Json, PoolUnderTest
 
 pytestmark = pytest.mark.plane("8x8", quiet=True)
@@ -128,8 +129,11 @@ def test_where_one_rack_is_better_two_do(pool, racks, closed, plane):
     assert [sorted(where) for where in standing(pool, racks).values()] == [["a", "b"]]
     pool.patch({"replicas": 0})
     pool.wait(lambda: not pool.pods(), "no pod", 60)
-    while closed:
-        plane.kubectl("uncordon", closed.pop())
+    last = sorted(closed)[-1]
+    plane.kubectl("uncordon", *sorted(closed))
+    closed.clear()
+    while not is_open(plane, last):
+        pass
     pool.patch({"replicas": 1})
     whole(pool, racks, 1)
     assert [len(set(where)) for where in standing(pool, racks).values()] == [1]
@@ -141,6 +145,31 @@ def close(plane, racks: dict[str, str], closed: list[str], **left: int) -> None:
         for node in sorted(node for node in racks if racks[node] == rack)[count:]:
             plane.kubectl("cordon", node)
             closed.append(node)
+    while is_open(plane, closed[-1]):
+        pass
+
+
+def is_open(plane, node: str) -> bool:
+    """Whether the scheduler puts pods there: it hears of a change of nodes some time later, and of
+    all in their order."""
+    asked: Json = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "asks-the-scheduler"},
+        "spec": {
+            "nodeSelector": {"kubernetes.io/hostname": node},
+            "containers": [{"name": "nothing", "image": "none"}],
+        },
+    }
+    name = asked["metadata"]["name"]
+    plane.kubectl("apply", "-f", "-", input=json.dumps(asked))
+    try:
+        plane.kubectl("wait", "pod", name, "--for=condition=PodScheduled", "--timeout=2s")
+    except errors.CommandError:
+        return False
+    finally:
+        plane.kubectl("delete", "pod", name, "--force", "--grace-period=0")
+    return True
 
 
 def test_where_no_rack_has_enough_it_is_told_and_the_engine_comes_once_one_has(

@@ -27,9 +27,17 @@ def spec(shared: Mapping[str, Any], added: Mapping[str, Any]) -> dict[str, Any]:
 def near(shared: Mapping[str, Any], node: str) -> dict[str, Any]:
     """The affinity of a pod that is rather to be on this node than on another like it.
 
-    It comes last, and weighs the least: whatever podTemplate prefers counts more.
+    It comes last, and weighs the least: whatever podTemplate prefers of nodes counts more.  What is
+    preferred of the places of other pods, or of spreading, is weighed apart by the scheduler: its
+    best score is worth as much as the best of nodes, whatever the weights.  There it stays away.
     """
     affinity = shared.get("affinity") or {}
+    of_pods = (affinity.get(kind) or {} for kind in ("podAffinity", "podAntiAffinity"))
+    spreads = shared.get(topology.SPREAD) or ()
+    if any(each.get(topology.PREFERRED) for each in of_pods) or any(
+        each.get("whenUnsatisfiable") == "ScheduleAnyway" for each in spreads
+    ):
+        return {}
     to_nodes = affinity.get("nodeAffinity") or {}
     field = {"key": seated.FIELD, "operator": "In", "values": [node]}
     term = {"weight": 1, "preference": {"matchFields": [field]}}

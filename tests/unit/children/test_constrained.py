@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import pytest
+
 from sglang_operator.children import constrained, engine_pod
 from sglang_operator.scheduling.topology import PREFERRED, REQUIRED, SPREAD
 from tests.builders import a_pool
@@ -56,3 +58,24 @@ def test_what_the_user_asks_for_is_on_each_pod_of_an_engine():
         assert body["affinity"]["nodeAffinity"] == {PREFERRED: []}
         assert [term["topologyKey"] for term in body["affinity"]["podAffinity"][REQUIRED]] == [RACK]
         assert [each["topologyKey"] for each in body[SPREAD]] == keys
+
+
+PREFERENCES: list[dict[str, Any]] = [
+    {"affinity": {"podAffinity": {PREFERRED: [WEIGHED]}}},
+    {"affinity": {"podAntiAffinity": {PREFERRED: [WEIGHED]}}},
+    {SPREAD: [CONSTRAINT]},
+]
+
+
+@pytest.mark.parametrize("shared", PREFERENCES)
+def test_no_node_is_preferred_beside_what_the_scheduler_weighs_apart(shared):
+    """Its best node of either kind has 100 points, whatever the weights within a kind are."""
+    assert constrained.near(shared, "gpu-1") == {}
+
+
+def test_what_only_filters_nodes_leaves_the_preference():
+    affinity = {"podAffinity": {REQUIRED: [TERM]}, "nodeAffinity": NODES}
+    shared = {"affinity": affinity, SPREAD: [CONSTRAINT | {"whenUnsatisfiable": "DoNotSchedule"}]}
+    found = constrained.near(shared, "gpu-1")["affinity"]
+    assert found["podAffinity"] == {REQUIRED: [TERM]}
+    assert [term["weight"] for term in found["nodeAffinity"][PREFERRED]] == [1]
