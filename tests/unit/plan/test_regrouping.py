@@ -4,6 +4,7 @@ A scheduler that puts pods on any node with room stands between the planner and 
 """
 
 import dataclasses
+import functools
 import itertools
 import random
 
@@ -24,6 +25,7 @@ STEPS = 400
 BUDGETS: tuple[int | str, ...] = (1, 2, "25%", "100%")
 
 
+@functools.cache
 def a_grouping(size: int, budget: int | str = 1, **changes):
     """24 GPUs in engines of this size, which serve as soon as they are up."""
     strategy = {"strategy_name": "sglang", "strategy_config": {"mem_fraction_static": 0.7}}
@@ -73,7 +75,9 @@ class World:
     def kubelets(self) -> None:
         """Pods that were told to go are gone; those with a place answer and serve."""
         self.pods = [
-            dataclasses.replace(pod, containers_ready=bool(pod.node), ready=bool(pod.node))
+            pod
+            if pod.containers_ready is pod.ready is bool(pod.node)
+            else dataclasses.replace(pod, containers_ready=bool(pod.node), ready=bool(pod.node))
             for pod in self.pods
             if not pod.deleting
         ]
