@@ -116,7 +116,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> InARow | Non
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection(session: pytest.Session) -> Iterator[None]:
-    """No search for garbage among thousands of tests, which all stay: now, and whenever one looks.
+    """Nobody looks for garbage among thousands of tests, which all stay.
 
     That was half of the time of collecting them, in each process.
     """
@@ -124,7 +124,6 @@ def pytest_collection(session: pytest.Session) -> Iterator[None]:
     try:
         return (yield)
     finally:
-        gc.freeze()
         gc.enable()
 
 
