@@ -14,7 +14,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
-from unittest import mock
 
 from generators.schema.sglang import SERVER_ARGS, SGLang
 from generators.schema.wheel_interpreter import Stub
@@ -88,13 +87,26 @@ def judge(sglang: SGLang, fields: Mapping[str, Any], ground: Ground) -> Verdict:
     """What the version says of these fields of ServerArgs."""
     logging.disable(logging.CRITICAL)
     try:
-        with mock.patch.dict(os.environ), _standing_in(sglang, ground):
+        with _environment_kept(), _standing_in(sglang, ground):
             _run(sglang, fields, ground)
     except Exception as error:
         return _verdict(sglang, error)
     finally:
         logging.disable(logging.NOTSET)
     return Verdict()
+
+
+@contextlib.contextmanager
+def _environment_kept() -> Iterator[None]:
+    """As ``mock.patch.dict(os.environ)``, which writes all of it anew each time."""
+    before = dict(os.environ)
+    try:
+        yield
+    finally:
+        after = dict(os.environ)
+        for name in after.keys() - before.keys():
+            del os.environ[name]
+        os.environ.update({k: v for k, v in before.items() if after.get(k) != v})
 
 
 def _run(sglang: SGLang, fields: Mapping[str, Any], ground: Ground) -> None:
@@ -158,7 +170,8 @@ def _always(value: Any) -> Any:
 
 
 def _verdict(sglang: SGLang, error: Exception) -> Verdict:
-    frames = traceback.extract_tb(error.__traceback__)
-    ours = [frame for frame in frames if frame.filename.startswith("sglang.")]
-    place = f"{ours[-1].filename}:{ours[-1].lineno}" if ours else "elsewhere"
+    # Not ``extract_tb``, which looks for each file's text wherever Python imports from.
+    found = [(frame.f_code, line) for frame, line in traceback.walk_tb(error.__traceback__)]
+    ours = [(code.co_filename, line) for code, line in found if code.co_filename[:7] == "sglang."]
+    place = "{}:{}".format(*ours[-1]) if ours else "elsewhere"
     return Verdict(place=place, message=f"{type(error).__name__}: {error}")
