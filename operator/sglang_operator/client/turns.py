@@ -157,10 +157,11 @@ async def make_way(
     The operator ends those once the trainer has given these GPUs back: nobody else wakes them.
     Raises Held, NotReady, ClusterError.
     """
-    every = await pool.fresh()
-    state = await pool.transaction()
-    if not (devices and every.weights.turns) or state.phase is not Phase.SLEEPING:
+    if not devices or not (every := await pool.fresh()).weights.turns:
         return  # a wake of all wakes these too
+    state = await pool.transaction()
+    if state.phase is not Phase.SLEEPING:
+        return
     registry, known = part(every), {engine.engine for engine in every.engines}
     missing = {d for e in registry.engines if not e.instance for d in e.devices}
     old = (e for e in every.unlisted if e.engine not in known and state.sleeps(e.instance))
