@@ -17,10 +17,10 @@ UP_STATES = frozenset({"InService", "Up"})  # observed/engine_state.py
 IN_SERVICE = "InService"
 LOST = "Lost"
 OPEN = "Open"  # of a gate
-# States of an engine without a process that could hold memory here.
-_NO_PROCESS = frozenset({"Pending", "Lost", "Backoff", "Waiting", "Creating"})
 _ABOUT_TO_START = frozenset({"Pending", "Backoff", "Creating"})
 _LEAVES = "Waiting"  # of an engine beside the pool's own
+# States of an engine without a process that could hold memory here.
+_NO_PROCESS = _ABOUT_TO_START | {LOST, _LEAVES}
 GATE_OFF = "Off"
 GATE_COMMITTED = "Committed"
 COMMITTED = lease_state.Phase.COMMITTED.value

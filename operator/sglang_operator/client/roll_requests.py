@@ -23,7 +23,7 @@ from sglang_operator import supervision
 from sglang_operator.client import texts
 from sglang_operator.client.calls import GENERATE, Json, together
 from sglang_operator.client.errors import EngineError, NotReady, PoolError
-from sglang_operator.client.registry import Engine, Registry
+from sglang_operator.client.registry import OPEN, Engine, Registry
 from sglang_operator.engine.arguments import SENTINEL
 from sglang_operator.weights.lease_state import Phase
 
@@ -172,7 +172,7 @@ class Requests:
     async def _end(
         self, registry: Registry, turns: asyncio.Semaphore, engine: Engine, body: Json
     ) -> Json:
-        if not _runs(engine, registry):
+        if not _runs(engine, _found(engine, registry)):
             return {}  # with all its requests
         async with turns:
             try:
@@ -250,10 +250,11 @@ class Requests:
         """Who is to answer: its own engine, that of its rank, or each other one in turn."""
         late = time.monotonic() - AGAIN_SECONDS
         tired = {instance for instance, when in request.failed.items() if when > late}
-        good = own.instance in wrote or _is_open(own, registry)
-        good = good and not (_gave_up(own, registry) or _leaves(own, registry))
-        if good and _runs(own, registry) and own.instance not in tired:
-            return own
+        now = _found(own, registry)
+        if now is not None and _runs(own, now) and own.instance not in tired:
+            lacks = _gave_up(now) or now.leaving
+            if not lacks and (own.instance in wrote or _is_open(now)):
+                return own
         known = {each.instance for each in written}
         able = [
             each
@@ -298,7 +299,9 @@ class Requests:
     def _end_with(requests: Iterable[_Open], registry: Registry) -> None:
         for request in requests:
             engine, asking = request.engine, request.asking
-            if engine is not None and asking is not None and not _runs(engine, registry):
+            if engine is None or asking is None:
+                continue
+            if not _runs(engine, _found(engine, registry)):
                 request.ended = True
                 asking.cancel()
 
@@ -308,37 +311,34 @@ def _name(request: _Open) -> str | None:
     return request.rid if request.tries < 2 else f"{request.rid}-try{request.tries}"
 
 
-def _runs(engine: Engine, registry: Registry) -> bool:
-    """Whether this very instance still does, as far as is known.  Its address says nothing."""
-    return any(each.runs and each.url == engine.url for each in _found(engine, registry))
-
-
-def _found(engine: Engine, registry: Registry) -> list[Engine]:
+def _found(engine: Engine, registry: Registry) -> Engine | None:
     """This very instance, as the registry has it.
 
     Beside the pool's engines too: where a new one is up in its place, the old one serves on until
-    the next commit; and one that is on its way out answers what it has.
+    the next commit; and one that is on its way out answers what it has, and takes nothing new for
+    long.
     """
-    every = (*registry.engines, *registry.unlisted)
-    return [e for e in every if (e.engine, e.instance) == (engine.engine, engine.instance)]
+    run = engine.engine, engine.instance
+    every = itertools.chain(registry.engines, registry.unlisted)
+    return next((each for each in every if (each.engine, each.instance) == run), None)
 
 
-def _is_open(engine: Engine, registry: Registry) -> bool:
+def _runs(engine: Engine, now: Engine | None) -> bool:
+    """Whether this very instance still does, as far as is known.  Its address says nothing."""
+    return now is not None and now.runs and now.url == engine.url
+
+
+def _is_open(now: Engine) -> bool:
     """Whether clients reach it, as far as it is for the weights."""
-    return any(each.gate in (None, "Open") for each in _found(engine, registry))
+    return now.gate in (None, OPEN)
 
 
-def _gave_up(engine: Engine, registry: Registry) -> bool:
+def _gave_up(now: Engine) -> bool:
     """Whether its memory is released, or came back without the weights that were in it.
 
     It is paused, and keeps whatever it is asked until it has weights again.
     """
-    return any(each.asleep or each.behind for each in _found(engine, registry))
-
-
-def _leaves(engine: Engine, registry: Registry) -> bool:
-    """Whether it is on its way out: it answers what it has, and takes nothing new for long."""
-    return any(each.leaving for each in _found(engine, registry))
+    return now.asleep or now.behind
 
 
 def _states(registry: Registry) -> str:
@@ -351,9 +351,9 @@ def _states(registry: Registry) -> str:
 
 def _holds_the_policy(engine: Engine, registry: Registry, written: set[str | None]) -> bool:
     if engine.gate is None:
-        return engine.instance in written and not _gave_up(engine, registry)
+        return engine.instance in written and not _gave_up(engine)
     committed = registry.weights.phase == Phase.COMMITTED.value
-    return engine.gate == "Open" and (not committed or engine.version == registry.weights.version)
+    return engine.gate == OPEN and (not committed or engine.version == registry.weights.version)
 
 
 def _by_a_stranger(answer: Any) -> bool:

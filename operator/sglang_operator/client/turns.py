@@ -157,8 +157,9 @@ async def make_way(
     The operator ends those once the trainer has given these GPUs back: nobody else wakes them.
     Raises Held, NotReady, ClusterError.
     """
-    if not devices or not (every := await pool.fresh()).weights.turns:
+    if not devices or not (await pool.registry()).weights.turns:
         return  # a wake of all wakes these too
+    every = await pool.fresh()
     state = await pool.transaction()
     if state.phase is not Phase.SLEEPING:
         return

@@ -63,7 +63,7 @@ _BOUNDS: tuple[tuple[str, str, int, int], ...] = (
     ("replicas", "replicas", 0, _MOST_ENGINES),
     # NumPy's limit: SGLang seeds it too (srt/utils, set_random_seed), and dies of more.
     ("seed", "seed", 0, 2**32 - 1),
-    ("rollout.partition", "rollout.partition", 0, 4096),
+    ("rollout.partition", "rollout.partition", 0, _MOST_ENGINES),
     ("rollout.revision_history_limit", "rollout.revisionHistoryLimit", 0, 100),
     ("rollout.window_deadline_seconds", "rollout.windowDeadlineSeconds", 0, 604800),
     ("rollout.progress_deadline_seconds", "rollout.progressDeadlineSeconds", 30, 86400),
