@@ -16,6 +16,7 @@ from sglang_operator.gates import decide
 from sglang_operator.testing import ControlPlane
 from sglang_operator.testing.installed import InstalledOperator
 from sglang_operator.weights.times import micro_time
+from tests import leases
 from tests.builders import a_pool, all_pods, weighed
 from tests.integration.pools import PoolUnderTest
 
@@ -110,18 +111,8 @@ class _Steps:
         return row
 
     def _write(self, holder: str | None, **notes: str) -> None:
-        annotations = {
-            f"{names.GROUP}/weights-{key.replace('_', '-')}": value or None
-            for key, value in notes.items()
-        }
-        spec = {
-            "holderIdentity": holder,
-            "leaseDurationSeconds": 30,
-            "renewTime": micro_time(time.time()),
-        }
-        self._pool.plane.api.merge(
-            self._lease, {"metadata": {"annotations": annotations}, "spec": spec}
-        )
+        told = {key: value or None for key, value in notes.items()}
+        self._pool.plane.api.merge(self._lease, leases.held(holder, 30, **told))
 
     def _acknowledged(self, transaction: str) -> None:
         self._pool.wait(

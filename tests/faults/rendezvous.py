@@ -7,14 +7,13 @@ ends (``WAITING``); this ends it, as the rendezvous of their processes would.
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections import defaultdict
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from sglang_operator.testing import ApiError, ControlPlane
 from sglang_operator.testing.faults import reference
 from sglang_operator.testing.faults.lives import ENGINE, NODES, controller
+from tests.faults.beside import Beside
 
 Json = dict[str, Any]
 
@@ -25,26 +24,12 @@ ALL = f"{PODS}%20in%20(engine,engine-follower)"
 PAUSE_SECONDS = 0.1
 
 
-class Rendezvous:
+class Rendezvous(Beside):
     """Lets the pods of whole engines answer; a context manager."""
 
     def __init__(self, plane: ControlPlane) -> None:
+        super().__init__("rendezvous")
         self._plane = plane
-        self._ending = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="rendezvous", daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._ending.set()
-        self._thread.join()
 
     def _run(self) -> None:
         while not self._ending.wait(PAUSE_SECONDS):

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import json
-import threading
 import time
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from sglang_operator.api import names
 from sglang_operator.testing import ApiError, ControlPlane
 from sglang_operator.weights.times import micro_time
+from tests import leases
+from tests.faults.beside import Beside
 
 Json = dict[str, Any]
 
@@ -26,32 +26,18 @@ LEASE_SECONDS = 60
 HOLDER = "the-trainer"
 
 
-class Trainer:
+class Trainer(Beside):
     """The trainer of one pool; a context manager."""
 
     def __init__(self, plane: ControlPlane, namespace: str, pool: str) -> None:
+        super().__init__("trainer")
         self._api = plane.api
         root = f"/namespaces/{namespace}"
         lease = names.weights_lease_name(pool)
         self._lease = f"/apis/coordination.k8s.io/v1{root}/leases/{lease}"
         self._registry = f"/api/v1{root}/configmaps/{names.registry_name(pool)}"
-        self._ending = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="trainer", daemon=True)
         self.synced = 0  # syncs that were committed
         self.problems: list[str] = []
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._ending.set()
-        self._thread.join()
 
     def all_serve(self) -> bool:
         """Whether the registry says of every engine that clients reach it."""
@@ -123,12 +109,4 @@ class Trainer:
         return {}
 
     def _write(self, holder: str | None, **notes: str) -> None:
-        annotations = {
-            f"{names.GROUP}/weights-{key.replace('_', '-')}": value for key, value in notes.items()
-        }
-        spec = {
-            "holderIdentity": holder,
-            "leaseDurationSeconds": LEASE_SECONDS,
-            "renewTime": micro_time(time.time()),
-        }
-        self._api.merge(self._lease, {"metadata": {"annotations": annotations}, "spec": spec})
+        self._api.merge(self._lease, leases.held(holder, LEASE_SECONDS, **notes))

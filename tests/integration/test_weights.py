@@ -9,6 +9,7 @@ import pytest
 from sglang_operator.api import conditions, names
 from sglang_operator.client import AsyncPool
 from sglang_operator.weights.times import micro_time
+from tests import leases
 from tests.integration.pools import PoolUnderTest
 
 # The pool of each test stays: eight GPUs.
@@ -28,15 +29,7 @@ def pool(plane, request):
 def annotate(pool, holder, lasts=2, **notes):
     """Write the Lease as a trainer does, by a merge patch; it ``lasts`` so many seconds."""
     path = f"/apis/coordination.k8s.io/v1/namespaces/{pool.namespace}/leases/{pool.name}-weights"
-    annotations = {
-        f"{names.GROUP}/weights-{key.replace('_', '-')}": value for key, value in notes.items()
-    }
-    spec = {
-        "holderIdentity": holder,
-        "leaseDurationSeconds": lasts,
-        "renewTime": micro_time(time.time()),
-    }
-    pool.plane.api.merge(path, {"metadata": {"annotations": annotations}, "spec": spec})
+    pool.plane.api.merge(path, leases.held(holder, lasts, **notes))
 
 
 def lease(pool):

@@ -5,7 +5,7 @@ import random
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from tests.weights import model, part_sleep, taking_turns, two_pools
 
@@ -60,6 +60,16 @@ def main() -> int:
     return 1 if wrong or blind else 0
 
 
+def _blind(seeds: range, controls: Sequence[str], finds: Callable[[int, str], bool]) -> int:
+    """How many of these defects nobody found; each is told."""
+    blind, runs = 0, min(len(seeds), 500)
+    for defect in controls:
+        found = sum(finds(seed, defect) for seed in range(runs))
+        blind += not found
+        print(f"control: {defect}: found in {found} of {runs} runs")
+    return blind
+
+
 def _turns(seeds: range) -> int:
     """Moments at which a trainer and an engine held memory of one GPU: none but in controls."""
     begun, wrong, turns, waited, steps = time.monotonic(), 0, 0, 0, 0
@@ -73,12 +83,8 @@ def _turns(seeds: range) -> int:
     seconds = time.monotonic() - begun
     print(f"{len(seeds)} runs, {steps} steps, {turns} turns, in {waited} of them engines waited")
     print(f"{wrong} runs in which both held memory of one GPU, {seconds:.0f} s")
-    blind = 0
-    for defect in taking_turns.CONTROLS:
-        runs = min(len(seeds), 500)
-        found = sum(bool(taking_turns.run(seed, defect=defect).both) for seed in range(runs))
-        blind += not found
-        print(f"control: {defect}: found in {found} of {runs} runs")
+    controls = taking_turns.CONTROLS
+    blind = _blind(seeds, controls, lambda seed, of: bool(taking_turns.run(seed, defect=of).both))
     return 1 if wrong or blind else 0
 
 
@@ -97,12 +103,8 @@ def _pools(seeds: range) -> int:
     told = f"{turns} turns, {woken} times woken, {refused} times refused"
     print(f"{len(seeds)} runs of two pools, {steps} steps, {told}")
     print(f"{wrong} runs in which two held memory of one GPU, {seconds:.0f} s")
-    blind = 0
-    for defect in two_pools.CONTROLS:
-        runs = min(len(seeds), 500)
-        found_in = sum(bool(two_pools.run(seed, defect=defect).awake) for seed in range(runs))
-        blind += not found_in
-        print(f"control: {defect}: found in {found_in} of {runs} runs")
+    controls = two_pools.CONTROLS
+    blind = _blind(seeds, controls, lambda seed, of: bool(two_pools.run(seed, defect=of).awake))
     return 1 if wrong or blind else 0
 
 

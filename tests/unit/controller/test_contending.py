@@ -1,8 +1,9 @@
 """Two pools on the same GPUs: at most one of them has the memory there, whatever their trainers."""
 
 import asyncio
+import contextlib
 import json
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
@@ -68,6 +69,17 @@ async def sleeps(api: fake_api.Api, room: Any, key: tuple[str, str], name: str) 
     return me
 
 
+@contextlib.asynccontextmanager
+async def two_pools() -> AsyncIterator[tuple[fake_api.Api, Any]]:
+    """An operator whose two pools have an engine each, on the one GPU of a trainer that runs."""
+    api = fake_api.Api()
+    async with fake_api.operator(api, watch_nodes=False) as room:
+        run_trainer(api, a_slot(0))
+        for key in (ONE, TWO):
+            api.make(*key, placement=by_hand(a_slot(0)))
+        yield api, room
+
+
 def message(api: fake_api.Api, key: tuple[str, str], kind: str = "Ready") -> str:
     found = api.pool(*key).get("status", {}).get("conditions", ())
     return next((str(c["message"]) for c in found if c["type"] == kind), "")
@@ -75,11 +87,7 @@ def message(api: fake_api.Api, key: tuple[str, str], kind: str = "Ready") -> str
 
 def test_the_second_pools_engines_are_made_once_those_of_the_first_sleep():
     async def story() -> None:
-        api = fake_api.Api()
-        async with fake_api.operator(api, watch_nodes=False) as room:
-            run_trainer(api, a_slot(0))
-            for key in (ONE, TWO):
-                api.make(*key, placement=by_hand(a_slot(0)))
+        async with two_pools() as (api, room):
             await api.until(lambda: api.reason(*TWO) == "WaitingForOtherPool")
             assert (len(of(api, ONE)), of(api, TWO)) == (1, [])
             words = message(api, TWO)
@@ -101,11 +109,7 @@ def test_the_second_pools_engines_are_made_once_those_of_the_first_sleep():
 
 def test_who_is_to_be_woken_is_told_that_it_may_once_the_other_sleeps():
     async def story() -> None:
-        api = fake_api.Api()
-        async with fake_api.operator(api, watch_nodes=False) as room:
-            run_trainer(api, a_slot(0))
-            for key in (ONE, TWO):
-                api.make(*key, placement=by_hand(a_slot(0)))
+        async with two_pools() as (api, room):
             await api.until(lambda: api.reason(*ONE) == "PoolReady")
             await sleeps(api, room, ONE, "t1")
             await api.until(lambda: api.reason(*TWO) == "PoolReady")
@@ -132,11 +136,7 @@ def test_who_is_to_be_woken_is_told_that_it_may_once_the_other_sleeps():
 
 def test_an_operator_that_restarts_leaves_the_gpus_to_whom_it_was_told_that_it_may_wake():
     async def story() -> None:
-        api = fake_api.Api()
-        async with fake_api.operator(api, watch_nodes=False) as room:
-            run_trainer(api, a_slot(0))
-            for key in (ONE, TWO):
-                api.make(*key, placement=by_hand(a_slot(0)))
+        async with two_pools() as (api, room):
             await api.until(lambda: api.reason(*ONE) == "PoolReady")
             await sleeps(api, room, ONE, "t1")
             await api.until(lambda: api.reason(*TWO) == "PoolReady")
@@ -173,11 +173,7 @@ def test_what_a_restarted_operator_finds_without_engines_is_the_older_pools():
 @pytest.mark.parametrize("how", ["deleted", "suspended"])
 def test_the_second_pools_engines_are_made_once_the_first_is_gone(how: str):
     async def story() -> None:
-        api = fake_api.Api()
-        async with fake_api.operator(api, watch_nodes=False):
-            run_trainer(api, a_slot(0))
-            for key in (ONE, TWO):
-                api.make(*key, placement=by_hand(a_slot(0)))
+        async with two_pools() as (api, _):
             await api.until(lambda: api.reason(*TWO) == "WaitingForOtherPool")
             if how == "deleted":
                 (pod,) = of(api, ONE)
@@ -194,11 +190,7 @@ def test_the_second_pools_engines_are_made_once_the_first_is_gone(how: str):
 
 def test_a_lease_that_is_gone_frees_nobodys_memory():
     async def story() -> None:
-        api = fake_api.Api()
-        async with fake_api.operator(api, watch_nodes=False):
-            run_trainer(api, a_slot(0))
-            for key in (ONE, TWO):
-                api.make(*key, placement=by_hand(a_slot(0)))
+        async with two_pools() as (api, _):
             await api.until(lambda: api.reason(*TWO) == "WaitingForOtherPool")
             await api.request("DELETE", lease(ONE))
             await api.until(lambda: lease(ONE) in api.objects)
@@ -226,11 +218,7 @@ def test_of_a_pool_of_another_namespace_nothing_is_named():
 
 def test_engines_that_sleep_on_less_than_all_of_it_have_the_memory():
     async def story() -> None:
-        api = fake_api.Api()
-        async with fake_api.operator(api, watch_nodes=False) as room:
-            run_trainer(api, a_slot(0))
-            for key in (ONE, TWO):
-                api.make(*key, placement=by_hand(a_slot(0)))
+        async with two_pools() as (api, room):
             await api.until(lambda: api.reason(*ONE) == "PoolReady")
             me = await sleeps(api, room, ONE, "t1")
             await api.until(lambda: api.reason(*TWO) == "PoolReady")
