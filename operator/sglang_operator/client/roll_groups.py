@@ -6,6 +6,7 @@ and the operator that it has seen that, and where the engines are (``confirming`
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
@@ -18,12 +19,16 @@ from sglang_operator.client.pool import AsyncPool
 from sglang_operator.client.registry import Engine, changes
 from sglang_operator.weights.lease_state import LEASE_SECONDS, Transaction
 
+log = logging.getLogger(__name__)
+
 READY_SECONDS = 1800.0
 # A trainer that was killed amid an update and is started again waits for its own dead Lease; less
 # than the others wait for worker 0 (following.FOLLOW_SECONDS).
 HELD_SECONDS = LEASE_SECONDS + 15.0
-# Until the registry tells that an engine ended: seconds for a container, a minute for a node.
-_ENDED_SECONDS = 120.0
+# Until the registry tells that an engine ended: seconds for a container, a minute for a node.  An
+# engine amid a broadcast that does not come, as another engine of the group ended, answers nothing
+# until NCCL's watchdog ends it: after ten minutes, unless its image says otherwise.
+_ENDED_SECONDS = 660.0
 _LOOK_SECONDS = 0.5
 
 
@@ -114,11 +119,11 @@ class RollGroups:
         """Let the engine leave these groups once the pool is up, unless it has ended by then.
 
         A worker may know before the registry that its engine ended: until that tells of the end,
-        or the engine answers, nothing can be set up again.  Raises NotReady if that lasts, or no
-        operator tells of the engine.
+        or the engine answers, nothing can be set up again.  What ends the wait is said at once.
+        Raises NotReady if it lasts, or no operator tells of the engine.
         """
         self._pool.groups.cleared(names)
-        deadline = time.monotonic() + _ENDED_SECONDS
+        deadline, is_told = time.monotonic() + _ENDED_SECONDS, False
         while True:
             registry = await self._pool.wait_ready(READY_SECONDS)
             if changes((engine,), registry):
@@ -135,6 +140,9 @@ class RollGroups:
                     seconds = _ENDED_SECONDS
                     words = texts.ROLL_SILENT.format(error=error, seconds=seconds, pod=engine.pod)
                     raise NotReady(words) from error
+                if not is_told:
+                    log.warning(texts.ROLL_STUCK.format(error=error, pod=engine.pod))
+                    is_told = True
             await asyncio.sleep(_LOOK_SECONDS)
 
     async def _leave(self, engine: Engine, names: Iterable[str]) -> None:

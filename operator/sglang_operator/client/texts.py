@@ -419,6 +419,10 @@ ROLL_STALE = (
     "(setup_model_update), or start the pipeline again from its checkpoint"
 )
 ROLL_AGAIN = "{what}; ROLL's process groups are set up again once the pool is up"
+ROLL_STUCK = (
+    "{error}: it has not left its process groups yet. If it waits for a broadcast that does not "
+    "come any more, NCCL ends it within ten minutes; to go on at once, delete the pod {pod}"
+)
 ROLL_SILENT = (
     "{error}: it does not leave its process groups, and the registry has had it up for "
     "{seconds:.0f} s since; delete the pod {pod}, then start the pipeline again from its checkpoint"

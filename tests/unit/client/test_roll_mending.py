@@ -317,3 +317,15 @@ def test_a_refusal_to_leave_a_group_is_told_at_once(staged):
     world.engines[1].refuse["/destroy_weights_update_group"] = (401, "Unauthorized")
     with pytest.raises(EngineError, match="Unauthorized"):
         group.tgt_cluster.workers[1].leave_groups.remote().result(5)
+
+
+def test_an_engine_that_waits_for_a_broadcast_is_waited_for_until_its_pod_is_gone(staged, caplog):
+    """NCCL ends it after ten minutes; a user who deletes its pod is quicker."""
+    world, group, _ = staged
+    group.run(1)
+    world.engines[1].dead = True
+    left = group.tgt_cluster.workers[1].leave_groups.remote()
+    until(lambda: "to go on at once, delete the pod actor-infer-1" in caplog.text)
+    restarts(world, 1)
+    left.result(20)
+    assert caplog.text.count("delete the pod") == 1
