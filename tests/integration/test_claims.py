@@ -12,7 +12,7 @@ from tests.integration.pools import Json, PoolUnderTest
 from tests.unit.placement.trainers import gpu
 
 NODES = 3
-pytestmark = pytest.mark.plane(f"{NODES}x0", quiet=True)
+pytestmark = [pytest.mark.each_kubernetes, pytest.mark.plane(f"{NODES}x0", quiet=True)]
 SLOT: Json = {
     "placement": {"mode": "Slot"},
     "device_mapping": "list(range(0,8))",
@@ -193,7 +193,11 @@ def test_a_taint_on_a_device_is_told(pool):
     (node,) = engine_nodes(pool)
     taint = {"key": "gpu.nvidia.com/xid", "value": "79", "effect": "NoSchedule"}
     bad = slices.resource_slice(int(node.rpartition("-")[2]), {3: taint})
-    pool.kubectl("apply", "--server-side", "-f", "-", input=json.dumps(bad))
+    kept = json.loads(
+        pool.kubectl("apply", "--server-side", "-o", "json", "-f", "-", input=json.dumps(bad))
+    )
+    if "taints" not in kept["spec"]["devices"][3]:
+        pytest.skip("this Kubernetes knows no taints of devices unless a feature gate is set")
 
     def warned() -> bool:
         found = pool.status.get("warnings", [])
@@ -205,6 +209,9 @@ def test_a_taint_on_a_device_is_told(pool):
 
 def test_where_only_claims_are_served_engines_that_are_counted_get_gpus_too(pool):
     """By the extended resource of the device class, of which no node has any."""
+    the_class = pool.plane.api.get(f"{slices.API}/deviceclasses/{slices.DRIVER}")
+    if "extendedResourceName" not in the_class["spec"]:
+        pytest.skip("this Kubernetes serves extended resources by claims behind a feature gate")
     pool.apply(device_mapping="list(range(0,16))", num_gpus_per_worker=4)
     pool.wait_ready(60)
     nodes = [pod["spec"]["nodeName"] for pod in pool.pods()]
