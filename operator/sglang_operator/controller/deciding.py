@@ -58,7 +58,7 @@ class Decider:
         observed = memory.windows.seen(pool, observed, this.record.status, at)
         if stays:
             observed = replace(observed, stays=stays)
-        memory.note_revisions(pool, groups.of(observed.pods), observed.reports)
+        memory.note_revisions(pool, groups.runs(observed.pods), observed.reports)
         plan = plans.plan(pool, observed, at.steady)
         policy = spec.Weights(gate=pool.gate, recovery=pool.spec.weights.recovery)
         weights = gates.decide(

@@ -46,9 +46,11 @@ def _hides(group: Group, current: Transaction, told: Set[Uid]) -> bool:
     What runs there is out of sight while kubelet tells of no container of one of them, as after a
     fault of its own.
     """
-    leader = group.leader
-    if leader is None or group.ended or group.deleting:
+    leader, run = group.leader, group.instance
+    if leader is None or (run is not None and leader.uid in told):
+        return False  # as nearly always
+    if group.ended or group.deleting:
         return False
-    if (run := group.instance) is None:
+    if run is None:
         return group.may_run or leases.sleeps(group)
-    return leader.uid not in told and bool(current.sleeps(run))
+    return bool(current.sleeps(run))

@@ -149,16 +149,16 @@ def _is_torn(gate: WeightsGate, alive: Sequence[Group], said: Transaction | None
     way that engines were written, or slept.  Where nothing tells what it said, gates that were
     closed for that do.
     """
-    if any(sleeps(group) for group in alive):
+    of_pods = [each for group in alive if (each := group.gate) is not None]
+    reasons = {each.reason for each in of_pods if not each.is_open}
+    if Phase.SLEEPING.value in reasons:
         return True
-    if not (said and lost_lease.was_begun(said)) and any(
-        _closed_for_good(group) for group in alive
-    ):
+    if not (said and lost_lease.was_begun(said)) and reasons.intersection(UNTIL_A_COMMIT):
         return True
     known = {Phase.IDLE}
     if gate is not WeightsGate.COMMITTED:
         known |= {Phase.COMMITTED}
-    elif any(group.gate is not None for group in alive):
+    elif of_pods:
         return True
     return said is not None and said.phase not in known and _run(alive)
 
@@ -173,12 +173,6 @@ def _as_long(operator: steps.Trainer, said: Transaction | None) -> steps.Trainer
     if said is None or not (said.holder or said.vacant):
         return operator
     return replace(operator, duration=max(operator.duration, said.duration))
-
-
-def _closed_for_good(group: Group) -> bool:
-    """Whether the pod's gate was closed until the next commit, whatever the engine says."""
-    gate = group.gate
-    return gate is not None and not gate.is_open and gate.reason in UNTIL_A_COMMIT
 
 
 def sleeps(group: Group) -> bool:

@@ -12,6 +12,7 @@ from dataclasses import replace
 from sglang_operator.api.names import EngineName, Uid
 from sglang_operator.observed import engines
 from sglang_operator.observed.engines import EngineStatus
+from sglang_operator.observed.facts import EngineRun
 from sglang_operator.observed.health import Health
 from sglang_operator.observed.model import Gate, ObservedPod
 from sglang_operator.pool.resolve import Engine
@@ -239,6 +240,15 @@ def of(pods: Iterable[ObservedPod]) -> list[Group]:
             several.setdefault((pod.engine, pod.attempt), []).append(pod)
     found += [Group(tuple(sorted(members, key=_by_rank))) for members in several.values()]
     return found
+
+
+def runs(pods: Iterable[ObservedPod]) -> list[EngineRun]:
+    """The lives of engines in these pods; of an engine of one pod that pod is one."""
+    found: list[EngineRun] = []
+    several: list[ObservedPod] = []
+    for pod in pods:
+        (found if pod.nodes == 1 else several).append(pod)
+    return [*found, *of(several)] if several else found
 
 
 def _size(members: Sequence[ObservedPod]) -> int:

@@ -120,8 +120,8 @@ def unlisted(planner: Planner) -> tuple[EngineStatus, ...]:
     away run on, too.
     """
     listed = {found.live[0] for name in planner.wanted if (found := planner.groups_of(name)).live}
-    own = {group.first.uid for group in listed}
     strays = _strays(planner)
+    own = {group.first.uid for group in listed} if strays else frozenset[Uid]()
     # Of a group whose pods do not all stand aside the others are no engine by themselves.
     split = {pod.uid for group in strays for pod in group.members}
     beside = (

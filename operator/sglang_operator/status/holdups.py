@@ -69,9 +69,9 @@ def phases(plan: Plan) -> str:
     for engine in plan.down:
         if engine.exists:
             # Of an engine of several pods the last one tells how far it is.
-            number, pod = min(
-                ((_phase(pod), pod) for pod in engine.members), key=lambda each: each[0]
-            )
+            members = engine.members
+            pod = members[0] if len(members) == 1 else min(members, key=_phase)
+            number = _phase(pod)
             container = pod.companions[0].name if pod.companions else names.ENGINE_CONTAINER
             alike[number, pod.scheduler, pod.scheduling_gates, container] += 1
     found: Counter[str] = Counter()
@@ -84,7 +84,10 @@ def phases(plan: Plan) -> str:
 
 
 def _phase(pod: ObservedPod) -> int:
-    return next(number for number, phase in enumerate(_PHASES) if phase.fits(pod))
+    for number, phase in enumerate(_PHASES):
+        if phase.fits(pod):
+            return number
+    raise AssertionError("the last of them fits each")
 
 
 def lost(_pool: Pool, plan: Plan, _: object) -> tuple[str, str] | None:

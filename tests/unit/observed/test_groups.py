@@ -97,6 +97,15 @@ def test_the_first_end_is_the_one_that_was_seen_first():
     assert group.ended
 
 
+def test_the_lives_in_pods_are_those_of_the_groups_that_they_are():
+    alone = member(0, nodes=1)
+    both = (member(0), member(1))
+    found = groups.runs((both[0], alone, both[1]))
+    told = {(each.revision, each.instance) for each in found}
+    assert len(found) == 2
+    assert told == {(each.revision, each.instance) for each in groups.of((alone, *both))}
+
+
 def test_what_is_made_as_one_engine_is_seen_as_one():
     """Through the API server's own form, and the store that tells whose a pod is."""
     pool = a_pool(num_gpus_per_worker=16, device_mapping="list(range(0,16))")

@@ -8,6 +8,8 @@ def remove_recorded_ends(planner: Planner) -> None:
     # A container that runs on beside the dead engine may use up its replacement's quota.
     blocked = planner.observed.creates_blocked_until > planner.now
     for name, found in planner.engines.items():
+        if not found.ended:
+            continue
         replaced = name not in planner.wanted or bool(found.live)
         replaced = replaced and not planner.tried(found)
         for pod in (pod for group in found.ended for pod in group.members):
