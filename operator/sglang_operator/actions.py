@@ -1,6 +1,6 @@
 """Desired × observed → actions: what to ask of the API server, each with its reason.  Pure.
 
-The executor performs actions and decides nothing.
+The executor performs them, and decides only whether they still apply.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

@@ -1,7 +1,7 @@
 """Which engines are to be asked, what, and how often.  Pure; ``fleet`` asks.
 
-The rule is silence: a pool whose state Kubernetes tells is not asked, and one with an API key
-never is, because the operator reads no Secrets (explanation/weights.md).  What is asked:
+The rule is silence: what Kubernetes tells no engine is asked, and one with an API key is asked
+nothing, because the operator reads no Secrets (explanation/weights.md).  What is asked:
 
 - once for each life of an engine, what it runs: its real version and arguments;
 - for a Versioned gate, the version of its weights;

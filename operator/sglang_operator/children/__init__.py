@@ -1,1 +1,5 @@
-"""The objects a pool consists of, as Kubernetes JSON: one file for each kind.  Pure."""
+"""The objects a pool consists of, as Kubernetes JSON.  Pure.
+
+A file for each: its pods (``engine_pod``, with ``constrained``, ``seated`` and ``origin``), and
+what stands beside them, which ``kinds`` declares.
+"""

@@ -166,7 +166,7 @@ def single(kind: str) -> str:
 
 
 def several(kind: str) -> str:
-    """The same of several."""
+    """The same as the object of a sentence: what was refused, say."""
     return "pods" if kind == POD else f"a {kind}"
 
 

@@ -10,7 +10,8 @@ The order, and why (explanation/weights.md):
    trainer could have paused the same engines already, and this would set its half-written weights
    free.  Every engine holds the whole new version here, so what it answers is right already.
    Where gates were open before, clients have the first such answer before the commit.
-5. *commit*: the operator opens the gates of the covered instances, and closes all others.
+5. *commit*: the operator opens the gates of the covered instances; with the gate ``Committed`` it
+   closes all others.
 
 An error *aborts*: gates close.  Before 4, **engines stay paused**: what they hold may be half of
 two versions, and requests that wait in them would be answered from it.  They wait on; the next sync
@@ -70,9 +71,10 @@ class _WaitedError(Exception):
 class AsyncSync(Updates):
     """A sync; an asynchronous context manager that commits at the end, or aborts on an error.
 
-    From the moment an engine restarts under it, or the Lease is lost, every call raises
-    :class:`StaleEpoch` or :class:`Expired`, one that waits at once; in a task, the body of
-    ``async with`` is interrupted too.
+    Once the registry tells that an engine has restarted under it, or the Lease is lost, every call
+    raises :class:`StaleEpoch` or :class:`Expired`, one that waits at once; in a task, the body of
+    ``async with`` is interrupted too.  While no operator writes the registry an end is not seen:
+    such a commit covers an engine that is gone, and the gate of the next one stays closed.
     """
 
     def __init__(
@@ -264,7 +266,8 @@ class AsyncSync(Updates):
     async def abort(self, message: str) -> None:
         """End the sync without a commit: gates close, paused engines stay so.  Never raises.
 
-        Before it has sent anything to them, all stays as it was.
+        Before it has sent anything to them, all stays as it was (``steps.withdraw``), unless
+        engines slept, somebody else had begun, or other processes share it: then it is an abort.
         """
         if self._over:
             return

@@ -1,4 +1,5 @@
-"""Actions → API calls → outcomes.  Decides nothing; learns what the server said.
+"""Actions → API calls → outcomes.  Decides nothing but whether what it was told still
+applies to the object as it is now; learns what the server said.
 
 Ambiguity is harmless here: a create that may or may not have happened is found again under its
 name, a delete carries the UID and version it means (explanation/kubernetes.md).

@@ -1,7 +1,9 @@
 """What the loop remembers of a pool between two passes: nothing it could not lose.
 
-A restart of the operator begins with an empty memory and comes to the same decisions; it only
-asks the API server once more what it had refused.
+A restart of the operator begins with an empty memory and comes to decisions that are as right: it
+asks the API server once more what it had refused, durations (of a Lease that nobody renews, of
+backoffs) begin anew, and a rollout that waits for the end of a step takes the one that stands for
+old (``windows``).
 """
 
 import asyncio

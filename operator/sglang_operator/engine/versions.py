@@ -1,7 +1,8 @@
 """SGLang versions: which one an image holds, and what it can do.
 
-Everything that differs between versions is a field of :class:`Features`; no other module
-compares versions.  The facts are from the released wheels.
+What an engine of a version can do is a field of :class:`Features`.  How much memory it takes is
+told apart in ``memory.rules``, which process numbers it heeds in ``client.colocated``.  The facts
+are from the released wheels.
 """
 
 import re

@@ -1,9 +1,10 @@
 """Which engines hold the right weights, and which gates that opens and closes.  Pure.
 
 ``decide`` looks at the transaction in the pool's Lease, at the pods and at what engines said, and
-tells each engine's gate where it differs from what it should be (explanation/weights.md).  What an
-engine holds is remembered by its pod alone, of several the leader's: its condition
-``weights-synced``.
+tells each engine's gate where it differs from what it should be (explanation/weights.md).  Whether
+a gate is open, and for which version, is remembered by the pod alone, of several the leader's: its
+condition ``weights-synced``.  The Lease says what the last commit covered, and whose weights are
+torn.
 
 The *epoch* names one exact set of running engines: two operators compute the same, and any
 restart changes it.  An *instance* names one run of one engine, so that a commit opens exactly the
@@ -191,7 +192,8 @@ def _wanted(
     before, and does not close for want of a commit.
     """
     if current.phase is Phase.SYNCING:
-        # The trainer paused the engines: what is open stays, what is closed stays.
+        # The trainer paused the engines: what is open stays, but for an engine that kubelet has
+        # started once more in its pod; what is closed stays.
         return _run_again(gate, group, current, observed)
     released = current.may_sleep(group.last_instance)
     if current.phase is Phase.SLEEPING and released and not leases.sleeps(group):

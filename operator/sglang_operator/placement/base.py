@@ -1,11 +1,15 @@
 """What a placement decides: what a pod asks of the scheduler, what makes it see exactly its GPUs,
-and what was achieved.  Nothing else knows the modes apart but ``pool.draft`` (engines beside a
-trainer release memory: ``joins``) and ``controller.loop`` (whom trainers' pods and claims wake).
-But all take it that GPUs are counted on nodes by one resource (of the plan ``plan.places``,
-``plan.footing``; what is told ``ask.capacity``, ``status.holdups``, ``status.rollout_waits``,
-``observed.facts``, ``controller.meters``, ``controller.explaining``, ``view.grid``;
-``pool.planned_memory``; ``cli.checks.occupancy``, ``cli.rollout_simulation``, ``cli.status``), and
-that what is wrong with it is told of the field ``placement.resourceName``
+and what was achieved.  Others ask for its properties: ``pool.draft`` (engines beside a trainer
+release memory: ``joins``), ``controller.loop`` (whom trainers' pods and claims wake),
+``plan.turns`` and ``plan.rules.asleep``, ``children.engine_pod`` and
+``children.trainer_registry``.
+
+A MIG profile, or any other resource of a device plugin, is no mode: ``placement.resourceName``
+names it.  But all others take it that GPUs are counted on nodes by one resource (of the plan
+``plan.places``, ``plan.footing``; what is told ``ask.capacity``, ``status.holdups``,
+``status.rollout_waits``, ``observed.facts``, ``controller.meters``, ``controller.explaining``,
+``view.grid``; ``pool.planned_memory``; ``cli.checks.occupancy``, ``cli.rollout_simulation``,
+``cli.status``), and that what is wrong with it is told of the field ``placement.resourceName``
 (``api.device_resources``, ``children.origin``).  Words that name a mode: the README, and
 ``cli.pipeline.notes``.
 """

@@ -1,6 +1,7 @@
 """What a scheduler needs of each pod of a pool.
 
-Nothing that renders pods knows them apart.  What a pod that waits says of it is read by each one's
+Nothing that renders pods knows them apart; whether there is any, ``controller.acting`` and
+``children.origin`` ask.  What a pod that waits says of it is read by each one's
 own words: ``observed.queues`` and ``observed.model`` (``is_queued``), ``cli.cluster.queues``, and
 texts that name Kueue (``api.texts``, ``cli.cluster.verdict``, ``diagnosis.pod_signatures``).
 

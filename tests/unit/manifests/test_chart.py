@@ -11,6 +11,7 @@ import sglang_operator
 from generators.chart import generated, readme
 from generators.chart.generated import CHART
 from generators.checkout import MANIFESTS
+from sglang_operator.scheduling import gangs
 
 VALUES = (CHART / "values.yaml").read_text()
 SCHEMA = json.loads((CHART / "values.schema.json").read_text())
@@ -85,3 +86,8 @@ def test_the_chart_is_of_the_operators_version():
 def test_the_example_for_artifact_hub_is_a_pool():
     (example,) = yaml.safe_load(FACTS["annotations"]["artifacthub.io/crdsExamples"])
     assert example["kind"] == "SGLangInference"
+
+
+def test_the_chart_takes_each_gang_scheduler_that_pools_may_have():
+    taken = SCHEMA["properties"]["gangs"]["items"]["enum"]
+    assert sorted(taken) == sorted(each.name for each in gangs.GROUPED)

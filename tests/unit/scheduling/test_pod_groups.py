@@ -54,6 +54,10 @@ DEFINED = pytest.mark.parametrize(
 CRD = structural.definition()
 
 
+def test_the_definition_of_each_gang_of_a_project_of_its_own_is_there():
+    assert {each.name for each in gangs.GROUPED} == {*DEFINITIONS, "PodGroup"}
+
+
 def scheduling(declared: Grouped, **more: str) -> dict[str, str]:
     return {"gang": declared.name, **NEEDED.get(declared.name, {}), **more}
 

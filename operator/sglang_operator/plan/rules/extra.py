@@ -1,4 +1,4 @@
-"""Rule: at rest an engine has one pod.  Pure.
+"""Rule: at rest an engine has one group of pods.  Pure.
 
 While a revision is rolled out with ``maxSurge``, one of it comes up beside one that serves, and
 takes its place once it serves itself.  Not while engines are left alone (``turns.leaves_alone``):
