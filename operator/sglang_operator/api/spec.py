@@ -6,6 +6,7 @@ was stored under an older definition, is refused here in the words of the table 
 """
 
 import copy
+import typing
 from collections.abc import Iterator, Mapping
 from enum import Enum
 from typing import Any
@@ -279,17 +280,17 @@ class PoolSpec(msgspec.Struct, frozen=True, kw_only=True):
 FIELDS = frozenset(field.encode_name for field in msgspec.structs.fields(PoolSpec))
 
 
+def _choices(struct: type, path: str = "") -> Iterator[tuple[str, type[Enum]]]:
+    for field in msgspec.structs.fields(struct):
+        for kind in (field.type, *typing.get_args(field.type)):
+            if isinstance(kind, type) and issubclass(kind, Enum):
+                yield f"{path}{field.encode_name}", kind
+            elif isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+                yield from _choices(kind, f"{path}{field.encode_name}.")
+
+
 # The words of the fields that take one of a few.
-_CHOICES: Mapping[str, type[Enum]] = {
-    "generation": Generation,
-    "placement.mode": PlacementMode,
-    "weights.gate": WeightsGate,
-    "weights.recovery": Recovery,
-    "rollout.order": RolloutOrder,
-    "restart.onNodeLost": OnNodeLost,
-    "memoryCheck": MemoryCheck,
-    "scheduling.gang": Gang,
-}
+CHOICES: Mapping[str, type[Enum]] = dict(_choices(PoolSpec))
 
 
 def ignored_fields(spec: Mapping[str, Any]) -> tuple[str, ...]:
@@ -325,7 +326,7 @@ def _misfits(present: dict[str, Any], first: msgspec.ValidationError) -> Iterato
         field = place.rpartition("`$")[2].strip("`").removeprefix(".")
         # What is left of a map may lack what was left out of it.
         if not (detail.startswith(_LACKING) and any(name.startswith(field) for name in gone)):
-            yield misfit.problem(field, detail, present, _CHOICES)
+            yield misfit.problem(field, detail, present, CHOICES)
         gone.append(field)
         error = _without(left, field)
 

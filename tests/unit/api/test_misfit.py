@@ -1,9 +1,11 @@
 """What is said of a value of the wrong type."""
 
 import math
+from typing import Any
 
 import pytest
 
+from sglang_operator.api import errors, spec
 from sglang_operator.pool.resolve import Refused, resolve_pool
 from tests.builders import OWNER, guide_spec, with_config
 
@@ -88,3 +90,17 @@ def test_a_wrong_type_is_told_with_what_was_found_and_what_to_do(change, words):
     assert words in problem.message
     assert problem.field.startswith(f"spec.{next(iter(change))}")
     assert not {"sk-1234", "12345"} & set(problem.message.split())
+
+
+@pytest.mark.parametrize("path", sorted(spec.CHOICES))
+def test_of_each_field_that_takes_one_of_a_few_words_these_are_named(path):
+    wrong: dict[str, Any] = {}
+    *outer, last = path.split(".")
+    within = wrong
+    for name in outer:
+        within = within.setdefault(name, {})
+    within[last] = "nonsense"
+    with pytest.raises(errors.InvalidError) as caught:
+        spec.parse(wrong)
+    words = ", ".join(str(each.value) for each in spec.CHOICES[path])
+    assert f"expected one of {words}" in str(caught.value)
