@@ -6,9 +6,10 @@ that has not passed.  Waits of tasks need no such clock: they only look later.
 
 The wall clock is for stamps, which people and the API read.  It may be wrong by hours, differ from
 those of nodes and of the API server, and be put right at any time.  So nothing is kept or waited
-for by it.  A pass reads both clocks at one ``moment``.  By that wall clock it decides on gates
-(``gates.decide``), from times that were kept by the steady one (``ChildStore.of``), and what is due
-by it is waited for by the steady one again (``left``).
+for by it but what stands in objects as a stamp (loads, and groups that nobody uses).  A pass reads
+both clocks at one ``moment``.  By that wall clock it decides on gates (``gates.decide``), from
+times that were kept by the steady one (``ChildStore.of``), and what is due by it is waited for by
+the steady one again (``left``).
 """
 
 import time

@@ -10,7 +10,7 @@ from sglang_operator.scheduling import topology
 def spec(shared: Mapping[str, Any], added: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of the pod's spec that are other than those of all; ``shared`` is not changed.
 
-    In each list the operator's own come first (``children.origin``).
+    In each list the operator's own come first (``children.origin``), but in ``near``.
     """
     found: dict[str, Any] = {}
     if "affinity" in added:

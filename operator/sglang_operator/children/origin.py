@@ -1,7 +1,8 @@
 """Which field of the object a field of a rendered pod comes from.
 
-The API server speaks of the pod: ``spec.tolerations[2]`` there is the user's first toleration.
-In every list that both write, the operator's items come first, so an index is counted from them.
+The API server speaks of the pod: ``spec.tolerations[2]`` there is the user's first toleration. In
+every list that both write, the operator's items come first, so an index is counted from them; but
+for the node that a pod is rather to be on (``constrained.near``), which comes last.
 """
 
 import re
@@ -41,7 +42,7 @@ _DECIDED: Mapping[str, str] = {
     "spec.containers[0].readinessProbe": "spec.startup",
     "spec.containers[0].securityContext": "spec.security",
 }
-# What the user writes alone.
+# What is told as the user's where nothing above decides it.
 _GIVEN = (
     "metadata.labels",
     "metadata.annotations",

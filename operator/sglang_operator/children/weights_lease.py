@@ -4,7 +4,8 @@ explanation/weights.md has the transaction that is kept in it.
 The operator makes it, empty, so that a trainer needs no right to create one.  From then on it is
 the trainer's to write, and the operator's by steps of its own (gates/lease.py, gates/recovery.py):
 holder, times and annotations are never compared with a wanted Lease (``children.drift``).  One that
-is made in place of a lost one says that nobody knows what the engines hold.
+is made in place of a lost one says what is known of it still (``weights.lost_lease``), or that
+nobody knows what the engines hold.
 """
 
 from typing import Any

@@ -23,9 +23,10 @@ from sglang_operator.weights.lease_state import Transaction
 class LeaseHold:
     """The Lease, held: renewed in the background until ``stop``.
 
-    ``lost`` is told once, with the reason, as soon as the transaction counts as over: it is
-    another's, was aborted, or could not be renewed for most of its duration.  From then on
-    ``alive`` is false; nothing may be written to an engine.
+    ``lost`` is told once, with the reason, when the transaction counts as over: it is another's,
+    was aborted, or could not be renewed for most of its duration.  Who learns it by another step of
+    its own has that told by the next renewal.  From the end on ``alive`` is false; nothing may be
+    written to an engine.
     """
 
     def __init__(

@@ -51,7 +51,8 @@ class SyncOptions:
     anew afterwards.  None: the trainer knows that nobody sends any, and none is ended; an engine
     that has some all the same is an error, and one that has none is paused like any other.
     ``label``: engines name the version in each answer (``meta_info.weight_version``).
-    ``wait``: seconds to wait for another trainer to finish.
+    ``wait``: seconds to wait for another trainer to finish; loads of the operator's are waited for
+    besides.
     ``duration``: seconds without renewal after which the sync counts as aborted; of a short one
     others wait for longer, until what was sent at the last moment cannot arrive any more.
     """

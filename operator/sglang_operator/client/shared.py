@@ -41,8 +41,9 @@ class SharedSync(AsyncSync):
     process: what it did not get here is in the way of the commit, like what the others did not.
 
     All that it asks of the API server, however many buckets there are and processes, is three
-    writes of the Lease: it begins, it renews, and it commits.  The watch tells who has vouched,
-    which is certain by the write that follows: it rests on that version of the Lease.
+    writes of the Lease, and its renewals: it begins, it renews, and it commits.  The watch tells
+    who has vouched, which is certain by the write that follows: it rests on that version of the
+    Lease.
     """
 
     def __init__(

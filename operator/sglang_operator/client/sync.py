@@ -2,7 +2,8 @@
 
 The order, and why (explanation/weights.md):
 
-1. *begin* in the Lease.  Gates stay as they are.
+1. *begin* in the Lease, and wait until the operator has told of the engines since.  Gates stay as
+   they are.
 2. *pause* every engine, before the first byte is written: a request that comes through an open
    gate, or over a connection opened earlier, waits in the engine.
 3. the trainer's own updates.
@@ -13,11 +14,12 @@ The order, and why (explanation/weights.md):
 5. *commit*: the operator opens the gates of the covered instances; with the gate ``Committed`` it
    closes all others.
 
-An error *aborts*: gates close.  Before 4, **engines stay paused**: what they hold may be half of
-two versions, and requests that wait in them would be answered from it.  They wait on; the next sync
-writes everything anew and lets them go.  The same holds where the trainer dies: nobody continues
-its engines, the Lease expires, and the operator closes the gates.  From 4 on those that were let go
-on run, and hold the whole new version behind the gates that close.
+An error *aborts*: gates close, unless nothing was sent yet (``abort``).  Before 4, **engines stay
+paused**: what they hold may be half of two versions, and requests that wait in them would be
+answered from it.  They wait on; the next sync writes everything anew and lets them go.  The same
+holds where the trainer dies: nobody continues its engines, the Lease expires, and the operator
+closes the gates.  From 4 on those that were let go on run, and hold the whole new version behind
+the gates that close.
 """
 
 import asyncio

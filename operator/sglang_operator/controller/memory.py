@@ -2,8 +2,9 @@
 
 A restart of the operator begins with an empty memory and comes to decisions that are as right: it
 asks the API server once more what it had refused, durations (of a Lease that nobody renews, of
-backoffs) begin anew, and a rollout that waits for the end of a step takes the one that stands for
-old (``windows``).
+backoffs) begin anew, the failures of a pod that had to go before the next one was made are
+forgotten (``handed_on``), and a rollout that waits for the end of a step takes the one that stands
+for old (``windows``).
 """
 
 import asyncio

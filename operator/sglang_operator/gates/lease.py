@@ -1,7 +1,8 @@
 """What the operator itself writes into a pool's weights Lease.  Pure.
 
-A sync whose holder is gone is aborted; so is a Lease that has lost what it said of open gates.
-Its other step is recovery (``recovery``).  Each is a step of ``weights.steps`` from exactly the
+A sync whose holder is gone is aborted, and a sleep that named nobody given up.  A Lease that has
+lost what it said is aborted where gates have to close for it, else it is made anew
+(``weights.lost_lease``).  The other step is recovery (``recovery``).  Each is from exactly the
 state that was seen.
 """
 

@@ -430,7 +430,8 @@ class Observed:
     pods: tuple[ObservedPod, ...] = ()
     # Pods that ended, and nobody has read yet why: there were too many at once.
     unread: frozenset[Uid] = frozenset()
-    # Names held by the pods of an earlier pool of this name that are not yet collected.
+    # By engine the highest attempt whose name a pod has that is none of the pool's engines: of an
+    # earlier pool of this name, an orphan, one aside or out of sight.
     taken: Mapping[EngineName, int] = field(default_factory=dict)
     # Orphans under engines' names that are in the pool's Service, with their engines: nothing is
     # put beside them, because clients would reach both.

@@ -3,9 +3,10 @@
 The rules (``plan.rules``) read it and write into it; nothing outlives the pass.  A rule writes by
 ``remove`` and ``create``, takes pods that stand for no engine any more out of ``live``, says in
 ``podless`` where an engine without a pod stands (which keeps the rules after it from making one),
-in ``wakes`` when to look again (steady), and in ``waiting``, ``hung``, ``taken_over`` and ``tuned``
-what is to be told.  What else the status is to learn is a
-field of ``Plan`` that ``plan.outcome`` fills and ``status.compute`` reads.
+in ``wakes`` when to look again (steady), and in the fields under "What is decided" what rules after
+it heed (``tuned``, ``rolling``, ``surging``) or the status tells (``waiting``, ``hung``,
+``taken_over``).  What else the status is to learn is a field of ``Plan`` that ``plan.outcome``
+fills and ``status.compute`` reads.
 
 What has to be known in the next pass stands on pods: an ended one stays until its replacement is
 there, and ``create`` has failures written into the annotations of the next: by ``CreateEngine``

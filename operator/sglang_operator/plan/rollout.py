@@ -1,10 +1,12 @@
 """Which engines may be taken away now for the sake of a newer pool.  No memory: only counts.
 
-Two kinds of change take a running engine away by our own decision.  A new *revision* replaces
-the pod of an engine by another; a new *grouping* of the GPUs (``num_gpus_per_worker``, a shifted
+Two kinds of change take a running engine away by our own decision.  A new *revision* replaces the
+pod of an engine by another; a new *grouping* of the GPUs (``num_gpus_per_worker``, a shifted
 mapping) replaces engines by others that need the same GPUs.  Both share one budget,
 ``maxUnavailable``, counted in what serves: by our own decision no fewer GPUs answer clients than
-those of all engines of the new pool but so many.  What serves nobody costs nothing, and goes.
+those of all engines of the new pool but so many; only a first step that is larger by itself (old
+engines hold the GPU ids of a new one) is taken all the same, while nothing else is on its way.
+What serves nobody costs nothing, and goes.
 
 An engine that misses a probe at this moment serves nobody either, and yet it stands in: it goes
 before those that serve, but no more of its like than ``maxUnavailable`` beside what is away.

@@ -37,12 +37,12 @@ _MAX_WOKEN = MAX_INSTANCES * len(MEMORY_TAGS)
 class Phase(Enum):
     """Where the weights of a pool stand."""
 
-    IDLE = "Idle"  # nothing happened yet
+    IDLE = "Idle"  # nothing is known to have happened, also where one that was lost is made anew
     SYNCING = "Syncing"  # a trainer writes; what engines hold may be half of it
     COMMITTED = "Committed"  # the covered engines hold the version
     ABORTED = "Aborted"  # nobody knows what the engines hold
     SLEEPING = "Sleeping"  # memory is released, or is about to be
-    AWAKE = "Awake"  # memory is back; the weights are not, unless none were ever committed
+    AWAKE = "Awake"  # weights have memory again; they are not back, unless none were committed yet
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,8 +55,8 @@ class Transaction:
     epoch: str = ""  # that the transaction covers
     target_version: str = ""  # that is being written
     version: str = ""  # last committed
-    instances: frozenset[str] = frozenset()  # that the last commit covered
-    torn: frozenset[str] = frozenset()  # written into or released, and no commit has covered them
+    instances: frozenset[str] = frozenset()  # that count as covered by the last commit
+    torn: frozenset[str] = frozenset()  # a sync began over them, or they released; no commit since
     checkpoint: str = ""  # a path with exactly the committed weights
     intact: bool = False  # nothing was written over the weights that count, and none released
     released: tuple[str, ...] = ()  # SGLang's memory tags, while asleep
@@ -78,7 +78,7 @@ class Transaction:
     message: str = ""
     acquired: float = 0.0
     renewed: float = 0.0  # by the holder's clock, which may be wrong: see ``expires``
-    duration: float = float(LEASE_SECONDS)  # that its holder counts on
+    duration: float = float(LEASE_SECONDS)  # for which others wait; its holder counts on less
     edited_duration: float = field(default=0.0, compare=False)  # that it says since, if another
     transitions: int = 0  # transactions so far
     groups: GroupsOwner | None = None  # None: nobody has said so yet, in this Lease

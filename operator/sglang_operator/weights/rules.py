@@ -35,7 +35,7 @@ class RefusedError(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Trainer:
-    """Who takes a step: an identity that no other living process has, and its transaction."""
+    """Who takes a step: a name, which several trainers may have, and a transaction of its own."""
 
     holder: str
     transaction: str

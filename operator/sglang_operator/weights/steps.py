@@ -1,6 +1,7 @@
 """The steps of a sync, of sleep and of wake: old state in, new state out, or a refusal in words.
 
-``instances`` and ``version`` tell what the last commit covered, and stay until the next; whether
+``instances`` and ``version`` tell what the last commit covered: a load of its checkpoint adds an
+engine, and one that is not woken, or gives up its weights by itself, is taken out; whether
 those weights are still whole is ``intact``, which a commit sets, and a sleep before anybody has
 written at all; a sync that begins or weights memory that is released takes it away at once.  So no
 later step (a wake after a torn sync) can open a gate over weights that were written over.  Engines

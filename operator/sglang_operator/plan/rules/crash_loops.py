@@ -1,6 +1,7 @@
 """Rule: the operator takes over from the kubelet's crash loop.  Pure.
 
-Kubelet starts the container of an ungated engine again, for ever.  One that fails at its start
+Kubelet starts the container of an ungated engine of one pod again, for ever (one on the GPUs of a
+trainer stays down).  One that fails at its start
 gets a new pod instead, which stays when it fails (``children.engine_pod`` gives it restartPolicy
 Never), so that the next failures are counted here.
 """

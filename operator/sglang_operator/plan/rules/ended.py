@@ -1,4 +1,4 @@
-"""Rule: an ended pod goes when its failure is recorded and its memory is handed on.  Pure."""
+"""Rule: an ended pod goes when its failure is recorded, and another pod knows of it.  Pure."""
 
 from sglang_operator.plan.planner import Planner
 
