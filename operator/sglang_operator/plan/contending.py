@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from sglang_operator.api.names import EngineName, Uid
+from sglang_operator.observed import groups
+from sglang_operator.observed.groups import Group
 from sglang_operator.observed.model import ObservedPod
 from sglang_operator.weights.lease_state import SLEEP_TAGS, Phase, Transaction
 
@@ -68,28 +70,30 @@ def wants(places: Iterable[Place], says: Transaction | None) -> frozenset[str]:
 def has(
     pods: Iterable[ObservedPod], says: Transaction | None, told: Collection[EngineName] | None
 ) -> frozenset[str]:
-    """GPUs of which one of these pods may have the memory.
+    """GPUs of which one of these pods may have the memory: all that there are of their engines.
 
     Whoever sleeps has none, but where its trainer is at work, or may be though it was ended: what
     is named as asleep may be about to release it yet, or to resume it.  ``told`` are engines of
     which a trainer that is at work now was told that another pool has their GPUs: it resumes none
     of these.  None: it was told nothing so far, and asks no engine for anything before.
     """
-    gpus = set[str]()
-    for pod in pods:
-        if not pod.may_hold_memory or (says is not None and _sleeps(pod, says, told)):
-            continue
-        gpus.update(pod.gpus_seen)
-    return frozenset(gpus)
+    holds = (
+        pod
+        for group in groups.of(pods)
+        if says is None or not _sleeps(group, says, told)
+        for pod in group.members
+        if pod.may_hold_memory
+    )
+    return frozenset(gpu for pod in holds for gpu in pod.gpus_seen)
 
 
-def _sleeps(pod: ObservedPod, says: Transaction, told: Collection[EngineName] | None) -> bool:
-    run = pod.last_instance
+def _sleeps(group: Group, says: Transaction, told: Collection[EngineName] | None) -> bool:
+    run = group.last_instance  # of an engine of several pods: no pod of it has that
     if says.releases or says.fence or run in says.unclear:
         return False
     if not says.sleeps(run).issuperset(SLEEP_TAGS):
         return False
-    return not says.at_work or told is None or pod.engine in told
+    return not says.at_work or told is None or group.engine in told
 
 
 def barred(own: Contender, others: Sequence[Contender]) -> Mapping[str, Contender]:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from sglang_operator.api.names import EngineName, Uid
+from sglang_operator.observed import groups
 from sglang_operator.plan import contending
 from sglang_operator.plan.contending import Contender, Order, Place
 from sglang_operator.weights.lease_state import Phase, Transaction
@@ -67,6 +68,22 @@ def test_who_is_to_be_started_or_about_to_be_woken_is_to_have_the_memory(said, w
 )
 def test_who_sleeps_on_all_of_it_and_is_not_about_to_wake_has_no_memory(said, told, has):
     assert contending.has([POD], said, told) == ({*GPUS} if has else set())
+
+
+def test_an_engine_of_several_pods_sleeps_in_all_of_them():
+    """The Lease names its run, which is that of no pod: its GPUs were its own for ever."""
+    pods = [
+        dataclasses.replace(
+            POD, name=f"p{n}", uid=Uid(f"u{n}"), nodes=2, node_rank=n, gpus_seen=(gpu,)
+        )
+        for n, gpu in enumerate(GPUS)
+    ]
+    (group,) = groups.of(pods)
+    asleep = says(asleep=(group.instance,))
+    assert contending.has(pods, asleep, None) == set()
+    assert contending.has(pods, says(), None) == {*GPUS}
+    assert contending.has(pods, says(asleep=(group.instance,), at_work=True), {ENGINE}) == set()
+    assert contending.has(pods[1:], asleep, None) == {*GPUS[1:]}, "nobody knows what that is"
 
 
 def test_a_pod_that_has_ended_has_no_memory():
