@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 from types import MappingProxyType
 
+from sglang_operator.api import texts
 from sglang_operator.api.names import EngineName
 from sglang_operator.observed import groups
 from sglang_operator.observed.engine_state import EngineState
@@ -28,7 +29,7 @@ NO_SEATS: Seats = MappingProxyType({})
 class Holder:
     """A pod that may hold memory of GPUs, and of which no engine tells."""
 
-    pod: str
+    pod: str  # its name; of another namespace that it is of such a one
     devices: tuple[int, ...] = ()  # its GPUs by the pool's ids; none: nobody knows
 
 
@@ -104,5 +105,7 @@ def untold(
         if pod.may_hold_memory:
             each = [ids.get(gpu) for gpu in pod.gpus_seen]
             devices = tuple(sorted(device for device in each if device is not None))
-            found.append(Holder(pod.name, devices if None not in each else ()))
+            away = pod.uid in observed.elsewhere
+            name = texts.ELSEWHERE.format(kind="pod") if away else pod.name
+            found.append(Holder(name, devices if None not in each else ()))
     return tuple(sorted(found, key=lambda holder: holder.pod))

@@ -150,6 +150,15 @@ def test_others_pods_count_by_the_gpus_that_they_have():
     assert registry.holders == (Holder("theirs"),), "on any, as far as is known"
 
 
+def test_of_a_pod_of_another_namespace_no_name_is_told():
+    pool = a_pool()
+    stranger = dataclasses.replace(on_their_gpus(pool)[0], name="secret", deleting=True)
+    away = {"departing": (stranger,), "elsewhere": frozenset({stranger.uid})}
+    registry, _ = told(pool, [], asleep(), **away)
+    assert registry.holders == (Holder("a pod of another namespace", (0, 1)),)
+    assert "secret" not in repr(registry)
+
+
 def test_while_nobody_knows_the_trainers_gpus_none_is_free_of_an_earlier_pools_pods():
     pool = a_pool()
     stranger = dataclasses.replace(on_their_gpus(pool)[0], deleting=True)
