@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from sglang_operator.api import bounds
 from sglang_operator.client import texts
 from sglang_operator.client.errors import InvalidArgument
+from sglang_operator.weights import turn
 
 MAX_DURATION = float(7 * 86_400)
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
@@ -75,11 +76,14 @@ def tags(value: object, argument: str = "tags") -> tuple[str, ...]:
 
 
 def devices(value: object, argument: str = "devices") -> frozenset[int]:
-    """GPU ids as ``device_mapping`` counts them, a range or the like.  Raises InvalidArgument."""
+    """GPU ids as ``device_mapping`` counts them, a range or the like.  Raises InvalidArgument.
+
+    None that the Lease could not tell: read there, it would stand for all GPUs (``weights.turn``).
+    """
     found: tuple[object, ...] = ()
     if isinstance(value, Iterable) and not isinstance(value, str | bytes | Mapping):
         found = tuple(value)
-    ids = [each for each in found if type(each) is int and each >= 0]
+    ids = [each for each in found if type(each) is int and 0 <= each < turn.MOST_ID]
     if not found or len(ids) < len(found):
         raise _wrong(argument, value, texts.EXPECTED_DEVICES)
     return frozenset(ids)

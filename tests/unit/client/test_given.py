@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from sglang_operator.client import AsyncPool, InvalidArgument, Pool, given
+from sglang_operator.weights import turn
 from tests.unit.client.fake_pool import NAMESPACE, POOL, FakePool
 
 
@@ -140,6 +141,17 @@ def test_names_are_checked_when_a_pool_is_made(options):
     (argument,) = options
     with pytest.raises(InvalidArgument, match=rf"^{argument} is "):
         AsyncPool(**{"name": POOL, "namespace": NAMESPACE, "identity": object(), **options})
+
+
+@pytest.mark.parametrize("take", ["sleep", "wake", "take_turn"])
+def test_an_id_that_no_lease_tells_is_no_gpu(world, pool, take):
+    """Read there it stood for all GPUs: those of engines that serve were never given back."""
+    with pytest.raises(InvalidArgument, match=r"^devices is \[0, 65536\]"):
+        getattr(pool, take)(devices=[0, turn.MOST_ID])
+    assert untouched(world)
+    last = turn.MOST_ID - 1
+    told = turn.read(turn.written(turn.of(given.devices([0, last]))))
+    assert told == turn.Turn(frozenset({0, last}))
 
 
 @pytest.mark.parametrize("key", ["se\ncret", b"secret", "sécret"])
