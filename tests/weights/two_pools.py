@@ -121,6 +121,7 @@ class _View:
         self._of = {world.key: world for world in pair.worlds}
         self.pools, self.pods = self, SimpleNamespace(of=self._entries, on_gpu=self._on_gpu)
         self.pods.tell = lambda keys: None
+        self.pods.unseen = SimpleNamespace(of=lambda namespace: (), on=lambda gpu: ())
         kept = (kinds.LEASE.kind, kinds.REGISTRY.kind)
         self.children = {kind: SimpleNamespace(of=self._children(kind)) for kind in kept}
 

@@ -123,7 +123,8 @@ def document(pool: Pool, weights: GatePlan) -> dict[str, Any]:
     (``weights.turn``), have no engine started on them: ``weights.waits`` are the ranks that are not
     there for that.  It names none while the operator makes any.
     ``weights.taken`` are the ranks whose GPUs engines of another pool have (``weights.takenBy``),
-    and ``weights.takenBeside`` such engines without one: none of them is made, or may be woken.
+    or pods of none that there is (``holders``), and ``weights.takenBeside`` such engines without a
+    rank: none of them is made, or may be woken.
 
     Of a Lease that was emptied or put back it says what that said before, until the operator's own
     step stands there: the one that replaces it right then knows it by that.
@@ -214,8 +215,9 @@ def contended(weights: GatePlan) -> dict[str, list[str]]:
     if not weights.taken:
         return {}
     beside: list[str] = sorted({e.name for e in weights.others} & weights.taken.keys())
-    who = sorted({*weights.taken.values()})[:MOST_NAMED]
-    return {"takenBy": who, **({TAKEN_BESIDE: beside} if beside else {})}
+    who = sorted({*weights.taken.values()} - {""})[:MOST_NAMED]
+    told = {"takenBy": who, TAKEN_BESIDE: beside}
+    return {key: found for key, found in told.items() if found}
 
 
 def holding(holders: Sequence[Holder]) -> dict[str, list[dict[str, Any]]]:

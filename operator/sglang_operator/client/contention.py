@@ -23,11 +23,19 @@ LOOK_SECONDS = 0.2
 
 
 def nobody_else(registry: Registry, engines: Iterable[Engine]) -> None:
-    """Raises NotReady where another pool has the memory of the GPUs of one of these engines."""
-    if taken := [engine for engine in engines if engine.taken]:
-        who = ", ".join(registry.weights.taken_by) or "another pool"
-        words = turn_texts.TAKEN.format(engines=beside.named(taken), pools=who)
-        raise NotReady(words)
+    """Raises NotReady where another pool has the memory of the GPUs of one of these engines, or
+    what a pool has left there that was deleted may have it."""
+    taken = [engine for engine in engines if engine.taken]
+    if not taken:
+        return
+    ids = {device for engine in taken for device in engine.devices}
+    left = (h for h in registry.holders if not h.devices or not ids.isdisjoint(h.devices))
+    pools, pods = registry.weights.taken_by, [each.pod for each in left]
+    if pods and not pools:
+        words, who = turn_texts.LEFT_ON, pods
+    else:
+        words, who = turn_texts.TAKEN, list(pools) or ["another pool"]
+    raise NotReady(words.format(engines=beside.named(taken), who=", ".join(who)))
 
 
 async def nobody_else_soon(

@@ -26,9 +26,14 @@ NOTHING_FREED = (
     "their pods"
 )
 TAKEN = (
-    "{engines}: {pools} has the memory of these GPUs, and of pools on the same GPUs at most one "
+    "{engines}: {who} has the memory of these GPUs, and of pools on the same GPUs at most one "
     "may be awake there; nothing was taken, nobody was woken: put the engines of that pool to "
     "sleep before (pool.sleep(), kubectl sglang weights sleep), and call again"
+)
+LEFT_ON = (
+    "{engines}: pods {who} may have the memory of these GPUs, and no pool answers for them: theirs "
+    "was deleted, or they are none of its engines any more. Nothing was taken, nobody was woken: "
+    "call again once they are gone, or delete those pods"
 )
 UNSEEN = (
     "the operator has not said since this was begun whether another pool has the memory of these "

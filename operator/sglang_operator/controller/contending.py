@@ -15,6 +15,7 @@ from sglang_operator.api import names, texts
 from sglang_operator.api.names import EngineName, Uid
 from sglang_operator.children import kinds, trainer_registry
 from sglang_operator.cluster.stores import PoolKey
+from sglang_operator.cluster.unseen import UnseenPod
 from sglang_operator.observed import groups
 from sglang_operator.observed.model import Observed, ObservedChild, ObservedPod
 from sglang_operator.placement.seats import Seating
@@ -90,9 +91,12 @@ class Contending:
             if of is not None:
                 rivals[place.engine] = _words(key, of)
         blocked = now + seating.LOOK_SECONDS if unheard else 0.0
+        says = self._says(key, own.uid, self._known[key])
+        left = contending.has(self._left(gpus, observed), says, None)
         return replace(
             observed,
             rivals=rivals,
+            left_on=frozenset(each.engine for each in places if not left.isdisjoint(each.gpus)),
             neighbours=tuple(sorted({_words(key, other) for other in others})),
             creates_blocked_until=max(observed.creates_blocked_until, blocked),
         )
@@ -143,7 +147,24 @@ class Contending:
             for entry in self._view.pods.on_gpu(gpu):
                 if entry.pod.may_hold_memory and self._is_there(entry.pool, entry.owner):
                     found.add(entry.pool)
+            unseen = map(self._pool_of, self._view.pods.unseen.on(gpu))
+            found.update(other for other in unseen if other is not None)
         return sorted(found - {key})
+
+    def _left(self, gpus: Iterable[str], observed: Observed) -> Sequence[ObservedPod]:
+        """Pods that may be on these GPUs, and that no pool answers for: it was deleted, or does not
+        own them any more.  Nobody else's Lease says whether such a one sleeps."""
+        answered, pods = set[Uid](), self._view.pods
+        for gpu in gpus if observed.departing else ():
+            seen = (e.pod for e in pods.on_gpu(gpu) if self._is_there(e.pool, e.owner))
+            unseen = (u.pod for u in pods.unseen.on(gpu) if self._pool_of(u) is not None)
+            answered.update(pod.uid for pod in (*seen, *unseen))
+        return [pod for pod in observed.departing if pod.uid not in answered]
+
+    def _pool_of(self, each: UnseenPod) -> PoolKey | None:
+        """The pool that answers for a pod of which no stream tells, if there is one."""
+        key = PoolKey(each.namespace, each.pool)
+        return key if self._view.pools.get(key) is not None else None
 
     def _is_there(self, key: PoolKey, uid: Uid) -> bool:
         return bool(key.name) and self._view.pools.has(key.namespace, key.name, uid)
@@ -157,7 +178,7 @@ class Contending:
         """A pool as the stores have it now."""
         record, known = self._view.pools.get(key), self._known.get(key)
         uid = Uid(record.metadata.uid) if record is not None else Uid("")
-        pods = [e.pod for e in self._view.pods.of(key) if e.owner == uid and e.pod.gpus_seen]
+        pods = self._pods(key, uid)
         says = self._says(key, uid, known)
         places = known.places if known is not None else tuple(_running(pods))
         told = self._answered(key, uid, says) if says is not None and says.at_work else None
@@ -169,6 +190,13 @@ class Contending:
             granted=self._granted.get(key, frozenset()),
             makes=key in self._making,
         )
+
+    def _pods(self, key: PoolKey, uid: Uid) -> Sequence[ObservedPod]:
+        """Its pods on GPUs by name, also such as its stream tells of no more."""
+        pods = self._view.pods
+        own = {e.pod.uid: e.pod for e in pods.of(key) if e.owner == uid and e.pod.gpus_seen}
+        unseen = (u.pod for u in pods.unseen.of(key.namespace) if u.pool == key.name)
+        return list(({pod.uid: pod for pod in unseen if pod.gpus_seen} | own).values())
 
     def _says(self, key: PoolKey, uid: Uid, known: _Known | None) -> Transaction | None:
         """What a pool's Lease says, or said last where that is lost; None: nobody knows."""
@@ -182,10 +210,14 @@ class Contending:
         return said if said is not None and lost_lease.is_lost(says, said) else says
 
     def _answered(self, key: PoolKey, uid: Uid, says: Transaction) -> frozenset[EngineName] | None:
-        """Engines of which its trainer, at work by this, was told that they have to wait."""
+        """Engines of which its trainer, at work by this, was told that they have to wait.
+
+        None: it was told nothing.  A registry that is gone, or not known whole, may have told it
+        that none has to.
+        """
         child = self._child(key, kinds.REGISTRY.kind, names.registry_name(key.name))
         if child is None or child.owner != uid or not child.whole:
-            return None
+            return frozenset()
         return trainer_registry.told_taken(child.body.get("data") or {}, says.id)
 
     def _child(self, key: PoolKey, kind: str, name: str) -> ObservedChild | None:

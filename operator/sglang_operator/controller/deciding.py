@@ -1,6 +1,7 @@
 """The second stage of a pass: what is seen of a pool → what is to be done about it."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from sglang_operator.api import names, spec
@@ -74,7 +75,7 @@ class Decider:
         if pool.takes_turns:
             seats = plan.seating.seats if plan.seating is not None else holders.NO_SEATS
             weights = _with_holders(weights, observed, memory, seats)
-        weights = replace(weights, taken=observed.rivals)
+        weights = replace(weights, taken=_taken(observed))
         memory.windows.learn(plan)
         memory.said, memory.handed_on = weights.said, plan.handed_on
         if plan.seating is not None:
@@ -95,11 +96,16 @@ class Decider:
         policy = spec.Weights(gate=stored.gate_of(this.record.status))
         weights = gates.decide(refused.owner, policy, (), observed, at.wall, self._asker.holder)
         weights = _with_holders(weights, observed, this.memory, holders.NO_SEATS)
-        weights = replace(weights, taken=observed.rivals)
+        weights = replace(weights, taken=_taken(observed))
         this.memory.said = weights.said
         this.memory.planning_seconds = time.perf_counter() - begun
         self._asker.permit(this.key, this.memory, weights)
         return Decision(owner=refused.owner, at=at, observed=observed, weights=weights)
+
+
+def _taken(observed: Observed) -> Mapping[names.EngineName, str]:
+    """Engines whose GPUs others have, and which pool; "" for pods of no pool that there is."""
+    return {**dict.fromkeys(sorted(observed.left_on), ""), **observed.rivals}
 
 
 def _with_holders(

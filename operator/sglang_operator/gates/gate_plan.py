@@ -60,7 +60,8 @@ class GatePlan:
     occupied: Occupied | None = None
     # Pods that may hold memory of GPUs which a trainer has in turns, and that no engine tells of.
     holders: tuple[Holder, ...] = ()
-    # Engines whose GPUs another pool has, and which: none of them resumes its memory.
+    # Engines whose GPUs another pool has, and which: none of them resumes its memory.  "": pods of
+    # no pool that there is, among the holders.
     taken: Mapping[names.EngineName, str] = field(default_factory=dict)
     # The UUIDs of GPUs that engines have by claims, as far as they are known.
     cards: Mapping[str, str] = field(default_factory=dict)

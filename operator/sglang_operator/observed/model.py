@@ -473,7 +473,8 @@ class Observed:
     revisions: Mapping[str, EngineFacts] = field(default_factory=dict)  # earlier ones', if known
     neighbours: tuple[str, ...] = ()  # other pools on the same GPUs
     rivals: Mapping[EngineName, str] = field(default_factory=dict)  # who has an engine's GPUs
-    departing: tuple[ObservedPod, ...] = ()  # of other pools, or of none now, with uncounted GPUs
+    left_on: frozenset[EngineName] = frozenset()  # on whose GPUs pods may be of no pool that is
+    departing: tuple[ObservedPod, ...] = ()  # of others, with uncounted GPUs; its own out of sight
     elsewhere: frozenset[Uid] = frozenset()  # those of them that are of other namespaces
 
     @property

@@ -206,6 +206,7 @@ class FakePool:
         self.knows_parts = True  # the same
         self.turns = False  # whether engines are on their trainer's GPUs
         self.taken: set[int] = set()  # engines whose GPUs another pool has
+        self.takers = ["rl/other"]
         self.starts = True  # engines that have waited for their turn, once it comes
         self.others = 0  # bytes that somebody else has on each GPU
         self.looked: list[int] = []  # engines that were asked what they are
@@ -480,7 +481,7 @@ class FakePool:
         taken = [engine for engine in self.engines if engine.rank in self.taken]
         found = {"asleep": asleep, "behind": behind, "waits": waits, "taken": taken}
         ranks = {key: [[e.rank, e.rank] for e in engines] for key, engines in found.items()}
-        return {**ranks, "takenBy": ["rl/other"] if taken else []}
+        return {**ranks, "takenBy": self.takers if taken else []}
 
     def _told_places(self) -> Json:
         told = {"numGpusPerNode": self.gpus_per_node, "awaitsSlots": self.awaits_slots}

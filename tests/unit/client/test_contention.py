@@ -56,6 +56,23 @@ def test_a_wake_asks_nobody_and_says_which_pool_is_to_sleep(world, pool):
     assert resumed(world) == [0, 1, 2]
 
 
+def test_a_wake_says_which_pods_are_left_on_the_gpus(world, pool):
+    """Their pool was deleted: none is there that could be put to sleep."""
+    pool.sleep(settle=0)
+
+    def left():
+        world.taken, world.takers = {1}, []
+        world.holders = {"other-g2-3-0": [2, 3], "elsewhere-g4-5-0": [4, 5]}
+        world.publish()
+
+    world.call(left)
+    words = r"engine 1 \(g2-3, \w+\): pods other-g2-3-0 may have the memory of these GPUs"
+    for devices in (None, [2, 3]):
+        with pytest.raises(NotReady, match=words):
+            pool.wake(devices=devices)
+    assert resumed(world) == []
+
+
 def test_a_wake_goes_on_once_the_other_pool_is_seen_to_sleep(world, pool, monkeypatch):
     monkeypatch.setattr(contention, "PATIENCE", 30.0)
     pool.sleep(settle=0)

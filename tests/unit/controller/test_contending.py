@@ -14,6 +14,7 @@ from sglang_operator.kube import paths
 from sglang_operator.weights import lease_state, steps, turn
 from sglang_operator.weights.lease_state import SLEEP_TAGS, Transaction
 from tests.unit.controller import fake_api
+from tests.unit.controller.test_left_on_gpus import Chosen
 from tests.unit.controller.test_trainers import engines, run_trainer
 from tests.unit.placement.trainers import a_slot, by_hand
 
@@ -184,6 +185,93 @@ def test_the_second_pools_engines_are_made_once_the_first_is_gone(how: str):
             else:
                 api.change(*ONE, {**api.pool(*ONE)["spec"], "suspend": True})
             await api.until(lambda: of(api, TWO), 10)
+
+    asyncio.run(story())
+
+
+def deleted(api: fake_api.Api, path: str) -> None:
+    """Its engines are yet to be collected."""
+    api._delete(paths.pool(*TWO), {})
+
+
+def suspended(api: fake_api.Api) -> None:
+    """It is to have no engines any more."""
+    api.change(*TWO, {**api.pool(*TWO)["spec"], "suspend": True})
+
+
+def orphaned(api: fake_api.Api, path: str) -> None:
+    api.objects[path]["metadata"]["ownerReferences"] = []
+    api.touch(path, {})
+    suspended(api)
+
+
+def hidden(api: fake_api.Api, path: str) -> None:
+    """Out of the operator's stream of pods."""
+    del api.objects[path]["metadata"]["labels"][names.LABEL_MANAGED_BY]
+    api.touch(path, {})
+    suspended(api)
+
+
+@pytest.mark.parametrize("how", [deleted, orphaned, hidden])
+def test_nobody_is_let_in_while_an_engine_runs_on_that_is_out_of_its_pools_hands(how: Any):
+    """It was told that it may wake its engines, into memory that the other one still had."""
+
+    async def story() -> None:
+        api = Chosen()
+        async with fake_api.operator(api, watch_nodes=False) as room:
+            run_trainer(api, a_slot(0))
+            for key in (ONE, TWO):
+                api.make(*key, placement=by_hand(a_slot(0)))
+            await api.until(lambda: api.reason(*ONE) == "PoolReady")
+            await sleeps(api, room, ONE, "t1")
+            await api.until(lambda: api.reason(*TWO) == "PoolReady")
+            (pod,) = of(api, TWO)
+            api.touch(paths.pod("rl", pod), {"spec": {"nodeName": "gpu-0"}})
+            how(api, paths.pod("rl", pod))
+            await asyncio.sleep(0.2)
+            step(api, ONE, lambda s: steps.take_on(s, trainer(ONE, "t2"), now=3.0, seen=0.0))
+            await api.until(lambda: told(api, ONE).get("seen") == "t2")
+            assert told(api, ONE).get("taken") == [[0, 0]]
+            await api.request("DELETE", paths.pod("rl", pod))
+            await api.until(lambda: "taken" not in told(api, ONE), 10)
+
+    asyncio.run(story())
+
+
+def test_what_is_left_of_a_pool_is_among_the_holders_and_no_pool_is_named_for_it():
+    async def story() -> None:
+        async with two_pools() as (api, room):
+            await api.until(lambda: api.reason(*ONE) == "PoolReady")
+            await sleeps(api, room, ONE, "t1")
+            await api.until(lambda: api.reason(*TWO) == "PoolReady")
+            (pod,) = of(api, TWO)
+            deleted(api, pod)
+            await api.until(lambda: told(api, ONE).get("taken") == [[0, 0]])
+            await api.until(lambda: "takenBy" not in told(api, ONE))
+            path = paths.child("ConfigMap", "rl", names.registry_name("one"))
+            registry = json.loads(api.objects[path]["data"]["engines.json"])
+            assert [each["pod"] for each in registry["holders"]] == [pod]
+
+    asyncio.run(story())
+
+
+def test_a_registry_that_is_gone_while_a_trainer_is_at_work_has_told_it_nothing_of_others():
+    """It may have read before that it may wake its engines."""
+
+    async def story() -> None:
+        async with two_pools() as (api, room):
+            await api.until(lambda: api.reason(*ONE) == "PoolReady")
+            await sleeps(api, room, ONE, "t1")
+            await api.until(lambda: api.reason(*TWO) == "PoolReady")
+            await sleeps(api, room, TWO, "t2")
+            step(api, TWO, lambda s: steps.take_on(s, trainer(TWO, "t3"), now=3.0, seen=0.0))
+            await api.until(lambda: told(api, TWO).get("seen") == "t3")
+            assert "taken" not in told(api, TWO)
+        step(api, ONE, lambda s: steps.take_on(s, trainer(ONE, "t4"), now=4.0, seen=0.0))
+        await api.request("DELETE", paths.child("ConfigMap", "rl", names.registry_name("two")))
+        async with fake_api.operator(api, watch_nodes=False):
+            await api.until(lambda: told(api, ONE).get("seen") == "t4")
+            assert told(api, ONE)["takenBy"] == ["rl/two"]
 
     asyncio.run(story())
 
