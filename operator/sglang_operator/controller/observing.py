@@ -1,5 +1,6 @@
 """The first stage of a pass: what the stores hold of one pool → ``Observed``."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
@@ -20,6 +21,7 @@ from sglang_operator.placement.devices import Inventory
 from sglang_operator.placement.seats import Seating, TrainerPod
 from sglang_operator.plan import seating
 from sglang_operator.pool.resolve import Pool
+from sglang_operator.weights import lease_state
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,6 +114,7 @@ class Observer:
             handed_on=memory.handed_on,
             leaving=leaving.why(record, namespace_ends=memory.namespace_ends(at.steady)),
         )
+        observed = replace(observed, work_ends=_work_ends(observed.weights_lease(key.name), at))
         pool = memory.resolved if isinstance(memory.resolved, Pool) else None
         seats = seating.of(pool, observed) if pool is not None else None
         observed = self._with_holders(key, memory, observed, seats, at)
@@ -203,6 +206,14 @@ class Observer:
             name, engine = entry.pod.name, names.engine_of(entry.pod.name, key.name)
             found.taken[engine] = max(found.taken.get(engine, -1), names.attempt_of(name))
         return found
+
+
+def _work_ends(lease: ObservedChild | None, at: Moment) -> float:
+    """Until when a trainer that is at work by this Lease counts on it, unless it renews; steady."""
+    says = lease_state.read(lease.body) if lease is not None and lease.whole else None
+    if says is None or lease is None or not says.at_work:
+        return math.inf
+    return at.steady + says.expires(lease.seen) - at.wall
 
 
 def _may_hold(pod: ObservedPod, node: str, is_own: bool) -> bool:

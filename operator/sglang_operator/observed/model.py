@@ -452,6 +452,7 @@ class Observed:
     unwatched_kinds: frozenset[str] = frozenset()  # among them those that nobody asked for
     # What the pool's weights Lease is known to have said last, should it be lost; None: nothing yet
     said: Transaction | None = None
+    work_ends: float = float("inf")  # until when who is at work by that counts on it (steady)
     reports: Mapping[str, EngineReport] = field(default_factory=dict)  # by instance
     # Failures that stand in the stored status: only these pods may be deleted.
     recorded: frozenset[Uid] = frozenset()

@@ -309,6 +309,17 @@ def test_nobody_else_makes_way(changes, pool):
     assert not found.removals
 
 
+def test_they_make_way_though_their_trainer_died_at_work_once_its_lease_has_run_out():
+    """Who takes over gives the GPUs back, and waited for the new engines for ever."""
+    pods = running()
+    state = asleep(pods, turn=ENGINES, at_work=True)
+    before = regrouped(state, pods=pods, work_ends=NOW + 5)
+    assert not before.removals
+    assert before.wake_at is not None and before.wake_at <= NOW + 5
+    found = regrouped(state, pods=pods, work_ends=NOW - 1)
+    assert removed(found) == [pod.name for pod in pods]
+
+
 def test_none_goes_for_one_that_could_not_be_made():
     pods = running()
     state = asleep(pods, turn=ENGINES)

@@ -6,6 +6,8 @@ of GPUs, the trainer gives these back and waits for the new engines: nobody woul
 and what they held is lost, or written over.
 """
 
+import math
+
 from sglang_operator.plan import turns
 from sglang_operator.plan.planner import Planner
 from sglang_operator.plan.rollout_state import Waits
@@ -15,14 +17,20 @@ _WHY = "it sleeps, is wanted no more, and its GPUs are the engines' again"
 
 
 def let_sleepers_make_way(planner: Planner) -> None:
-    """Not while a trainer is at work, which may be about to wake them; nor in a pause."""
+    """Not while a trainer is at work, which may be about to wake them; nor in a pause.
+
+    One that died at work is so for ever by the Lease, and wakes nobody once that has run out.
+    """
     pool, observed = planner.pool, planner.observed
     if not pool.takes_turns or planner.engines.keys() <= planner.wanted.keys():
         return  # as nearly always
     if pool.spec.rollout.paused or turns.held(pool, observed) is Waits.FOR_ADMISSION:
         return
     current = turns.said(pool, observed)
-    if current.phase is not Phase.SLEEPING or current.at_work:
+    if current.phase is not Phase.SLEEPING:
+        return
+    if current.at_work and planner.now <= (until := observed.work_ends):
+        planner.wakes += [until] if until < math.inf else []
         return
     wanted = _missing(planner)
     for name, found in planner.engines.items():
