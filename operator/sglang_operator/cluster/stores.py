@@ -31,6 +31,8 @@ from sglang_operator.cluster.pool_key import PoolKey
 from sglang_operator.cluster.unseen import Unseen
 from sglang_operator.kube import decoding
 from sglang_operator.observed import edits, sightings, wire
+from sglang_operator.observed.model import ObservedPod
+from sglang_operator.weights.lease_state import Phase
 
 __all__ = ["PodEntry", "PodStore", "PoolKey", "PoolStore"]
 
@@ -386,7 +388,7 @@ class PodStore:
     def _lose(self, uid: str) -> None:
         """Its stream tells of it no more."""
         entry = self._entries.get(uid)
-        if entry is not None and entry.pod.gpus_seen and entry.pod.may_hold_memory:
+        if entry is not None and _runs_on_unseen(entry.pod):
             self.unseen.lost(*entry.pool, entry.pod)
         else:
             self.unseen.discard(uid)
@@ -434,6 +436,18 @@ class PodStore:
             self._index(dataclasses.replace(entry, pod=pod))
         if not left:
             self._torn.get(gone.pool, set()).discard(gone.attempt)
+
+
+def _runs_on_unseen(pod: ObservedPod) -> bool:
+    """Whether it matters that it may run on, though its stream tells of it no more.
+
+    Another engine would be put on its GPUs where no scheduler counts them; and one that sleeps
+    would be taken for ended by who wakes it.  Of one without a gate no pod says whether it does.
+    """
+    if not pod.may_hold_memory:
+        return False
+    may_sleep = not pod.gated or (pod.gate is not None and pod.gate.reason == Phase.SLEEPING.value)
+    return bool(pod.gpus_seen) or (may_sleep and not pod.deleting)
 
 
 def _key(meta: wire.Meta) -> PoolKey:

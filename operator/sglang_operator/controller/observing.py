@@ -137,7 +137,9 @@ class Observer:
         """
         if seats is None and isinstance(memory.resolved, Pool):
             memory.beyond, memory.gpus = 0, {}
-            return observed
+            there = {pod.uid for pod in observed.all_pods}
+            unseen = (pod for pod in self._out_of_sight(key) if pod.uid not in there)
+            return replace(observed, departing=tuple(unseen))
         if seats is not None and seats.gpus:
             memory.gpus = seats.gpus
         counts = seats is not None or memory.gpus
@@ -179,11 +181,15 @@ class Observer:
         """Pods of earlier pools of this name, and of this one that no stream tells of: while nobody
         knows which GPUs the trainer has, they may be on these."""
         pods = self._view.pods
-        entries = (entry.pod for entry in pods.of(key) if entry.owner != uid)
-        unseen = (e.pod for e in pods.unseen.of(key.namespace) if e.pool == key.name)
-        for pod in (*entries, *unseen):
-            if pod.gpus_seen and pod.may_hold_memory:
-                yield pod
+        for entry in pods.of(key):
+            if entry.owner != uid and entry.pod.gpus_seen and entry.pod.may_hold_memory:
+                yield entry.pod
+        yield from self._out_of_sight(key)
+
+    def _out_of_sight(self, key: PoolKey) -> Iterator[ObservedPod]:
+        """Pods of this pool of which no stream tells; one of them may sleep."""
+        unseen = self._view.pods.unseen.of(key.namespace)
+        return (e.pod for e in unseen if e.pool == key.name and e.pod.may_hold_memory)
 
     def _former_lease(self, key: PoolKey) -> ObservedChild | None:
         store = self._view.children.get(kinds.LEASE.kind)

@@ -11,7 +11,7 @@ from sglang_operator.client import registry as parsed
 from sglang_operator.clocks import moment
 from sglang_operator.cluster.stores import PoolKey
 from sglang_operator.kube import paths
-from sglang_operator.weights import lease_state, steps, turn
+from sglang_operator.weights import lease_state, parts, steps, turn
 from tests.unit.controller import fake_api
 from tests.unit.controller.test_strays import Selecting
 from tests.unit.controller.test_trainers import (
@@ -189,6 +189,62 @@ def test_a_sleeper_that_is_out_of_the_pools_hands_is_named_until_it_is_gone(chan
             assert registry(api).hidden == ("pool-g0-1-0",)
             await api.request("DELETE", FIRST)
             await api.until(lambda: registry(api).hidden == (), 10)
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("gate", ["Committed", "Off"])
+def test_a_sleeper_with_counted_gpus_is_named_too_while_it_is_out_of_sight(gate: str):
+    """A wake around that forgot it, and the sync after its label was back flushed it."""
+
+    async def story() -> None:
+        api = Chosen()
+        async with fake_api.operator(api, watch_nodes=False):
+            api.make(*KEY, weights={"gate": gate})
+            await api.until(lambda: api.reason(*KEY) == "PoolReady")
+            await api.until(lambda: bool(registry(api).engines[0].instance))
+            run = str(registry(api).engines[0].instance)
+            (engine,) = api.objects[FIRST]["status"]["containerStatuses"]
+            engine["state"] = {"running": {"startedAt": "2026-11-30T13:00:00Z"}}
+            api.touch(FIRST, {})
+            sleeps(api, run)
+            await api.until(lambda: registry(api).weights.transaction == "t1")
+            hidden(api)
+            api.touch(FIRST, {})
+            await api.until(lambda: registry(api).hidden == ("pool-g0-1-0",))
+            await asyncio.sleep(0.3)
+            assert registry(api).hidden == ("pool-g0-1-0",)
+            api.touch(FIRST, {"metadata": {"labels": {names.LABEL_MANAGED_BY: names.MANAGED_BY}}})
+            await api.until(lambda: registry(api).hidden == (), 10)
+            every = (*registry(api).engines, *registry(api).unlisted)
+            assert run in [each.instance for each in every]
+
+    asyncio.run(story())
+
+
+def test_sleepers_whose_trainer_died_at_work_make_way_once_another_gives_their_gpus_back():
+    """The new engines of a pool that was regrouped waited for ever, and each sync for them."""
+
+    async def story() -> None:
+        api = fake_api.Api()
+        async with fake_api.operator(api, watch_nodes=False):
+            await a_pool_that_joined(api, a_slot(0))
+            api.touch(FIRST, {"spec": {"nodeName": "gpu-0"}})
+            await api.until(lambda: bool(registry(api).engines[0].instance))
+            dies = steps.Trainer(holder="trainer", transaction="t1", duration=1.0)
+            says = lease_state.read(api.objects[LEASE])
+            tags, run = lease_state.SLEEP_TAGS, str(registry(api).engines[0].instance)
+            says = steps.sleep(says, dies, tags=tags, now=1.0, seen=0.0, takes=turn.TRAINER)
+            says = steps.slept(says, dies, instances=[run], now=1.0)
+            assert says.at_work
+            api.touch(LEASE, lease_state.patch(api.objects[LEASE], says))
+            api.change(*KEY, {**api.pool(*KEY)["spec"], "num_gpus_per_worker": 1})
+            await api.until(lambda: len(registry(api).engines) == 2)
+            anew = steps.Trainer(holder="trainer-2", transaction="t2")
+            back = parts.give_back(says, anew, now=9.0, seen=0.0)
+            api.touch(LEASE, lease_state.patch(api.objects[LEASE], back))
+            await api.until(lambda: FIRST not in api.objects, 10)
+            await api.until(lambda: len(others(api)) == 2, 10)
 
     asyncio.run(story())
 
