@@ -12,6 +12,7 @@ these to go in the middle of it (``rollout.window``) has them go as it begins, o
 from collections.abc import Set
 
 from sglang_operator.api.spec import Recovery, RolloutWindow
+from sglang_operator.observed import groups
 from sglang_operator.observed.groups import Group
 from sglang_operator.observed.model import Observed, ObservedChild
 from sglang_operator.plan.rollout_state import Waits
@@ -53,18 +54,31 @@ def trainers_turn(pool: Pool, observed: Observed) -> Waits | None:
     """What the trainer has the engines for; None: it does not have them.
 
     GPUs that no engine of the pool is on, as it was scaled since, or the trainer has more than
-    those, keep nobody waiting: no wake is about them.
+    those, keep nobody waiting: no wake is about them.  Nor does a sleep of which all sleepers are
+    gone: what a sync waits for then is the change that would wait for it.
     """
     lease = _lease(pool, observed)
     # What one says that is not kept whole is not known: a sync may be running.
     if lease is not None and not lease.whole:
         return Waits.FOR_SYNC
-    held = _HELD.get(read(lease.body).phase) if lease is not None else None
-    if held is not None:
+    says = read(lease.body) if lease is not None else Transaction()
+    held = _HELD.get(says.phase)
+    if held is Waits.FOR_SYNC or (held is Waits.FOR_WAKE and _any_sleeps(says, observed)):
         return held
     turn = taken(pool, observed)
     has = any(turn.has(engine.devices) for engine in pool.engines)
     return Waits.FOR_WAKE if has else None
+
+
+def _any_sleeps(says: Transaction, observed: Observed) -> bool:
+    """Whether an engine that is there sleeps, or may be about to, in sight or not.
+
+    A Lease that names none says of none that it does not.
+    """
+    if says.at_work or not says.asleep:
+        return True
+    there = groups.of((*observed.all_pods, *observed.departing))
+    return any(says.may_sleep(group.last_instance) for group in there)
 
 
 def taken(pool: Pool, observed: Observed) -> Turn:

@@ -298,10 +298,9 @@ def test_a_wide_one_makes_way_for_the_first_of_those_that_are_to_be_on_its_gpus(
     [
         ({"at_work": True}, WIDE),
         ({"asleep": ()}, WIDE),
-        ({"released": ()}, WIDE),
         ({}, a_shared_pool(num_gpus_per_worker=4, rollout={"paused": True})),
     ],
-    ids=["its trainer is at work", "awake", "woken", "paused"],
+    ids=["its trainer is at work", "awake", "paused"],
 )
 def test_nobody_else_makes_way(changes, pool):
     """Nor anybody who is awake, and may serve."""
@@ -318,6 +317,44 @@ def test_they_make_way_though_their_trainer_died_at_work_once_its_lease_has_run_
     assert before.wake_at is not None and before.wake_at <= NOW + 5
     found = regrouped(state, pods=pods, work_ends=NOW - 1)
     assert removed(found) == [pod.name for pod in pods]
+
+
+def a_part_asleep(pods, of):
+    """The Lease of a pool of which these sleep, and the others serve on."""
+    before = Transaction(
+        phase=Phase.COMMITTED,
+        id="t0",
+        version="v0",
+        intact=True,
+        instances=frozenset(pod.instance for pod in pods),
+    )
+    turn = Turn(frozenset(device for pod in of for device in pod.devices))
+    named: dict[str, Any] = {"instances": [pod.instance for pod in of], "tags": ["weights"]}
+    state = parts.sleep(before, T, now=NOW, seen=NOW, takes=turn, **named)
+    return steps.rests(parts.slept(state, T, now=NOW, **named), T)
+
+
+def test_those_beside_sleepers_that_made_way_are_replaced_as_ever():
+    """The sleepers were ended, and the engines that had served beside them held the new ones up:
+    no wake was to come, and no sync could begin."""
+    pods = [dataclasses.replace(pod, ready=True) for pod in running()]
+    pods[1] = dataclasses.replace(pods[1], ready=False)
+    state = a_part_asleep(pods, pods[1:2])
+    assert not regrouped(state, pods=pods).removals
+    back = parts.give_back(state, T, now=NOW, seen=NOW)
+    assert (back.phase, back.trainers) == (Phase.SLEEPING, ENGINES)
+    assert removed(regrouped(back, pods=pods)) == [pods[1].name]
+    left = [pods[0], *pods[2:]]
+    hidden = regrouped(back, pods=left, departing=(pods[1],))
+    assert not hidden.removals
+    assert hidden.waiting.what is Waits.FOR_WAKE
+    found = regrouped(back, pods=left)
+    assert removed(found) == [pods[0].name], "as many as maxUnavailable has it"
+    assert WIDE.running[0].name in dict(created(regrouped(back, pods=pods[2:])))
+    woken = regrouped(asleep(pods, turn=ENGINES, released=()), pods=left)
+    assert removed(woken) == [pods[0].name]
+    taken = regrouped(state, pods=left)
+    assert not taken.removals, "its GPUs are the trainer's"
 
 
 def test_none_goes_for_one_that_could_not_be_made():
