@@ -131,10 +131,15 @@ async def let_in(pool: "AsyncPool", part: ids.Part, transaction: str) -> None:
 async def before_a_sync(pool: "AsyncPool", wait: float) -> None:
     """The trainer has let go of its memory: engines that have waited for that come up first.
 
-    A sync is about all engines.  Raises Held, NotReady, ClusterError.
+    A sync is about all engines.  Where these have GPUs of their own, the new ones of a pool that
+    was regrouped wait for those that sleep, which are woken.  Raises Held, NotReady, ClusterError,
+    EngineError.
     """
     registry = await pool.registry()
     if not registry.weights.turns:
+        if registry.weights.phase == Phase.SLEEPING.value and await _old_ones_sleep(pool):
+            await pool.wake()
+            await pool.wait_ready(LOADING_SECONDS)
         return
     registry, state = await pool.fresh(), await pool.transaction()
     down = any(engine.waits or not engine.up for engine in registry.engines)
@@ -143,6 +148,21 @@ async def before_a_sync(pool: "AsyncPool", wait: float) -> None:
         await contention.nobody_else_soon(pool, lambda found: found.engines)
         after = await _given_back(pool, (), wait=wait) if state.trainers else state
         await stand(pool, ids.whole, after, LOADING_SECONDS)
+
+
+async def _old_ones_sleep(pool: "AsyncPool") -> bool:
+    """Whether engines are missing, and others sleep that are wanted no more: no rollout takes these
+    away before they are woken."""
+    registry = await pool.fresh()
+    if all(engine.instance for engine in registry.engines):
+        return False
+    return any(_wanted_no_more(registry, await pool.transaction()))
+
+
+def _wanted_no_more(registry: Registry, state: Transaction) -> Iterable[Engine]:
+    """Those that sleep, and whose names are none of the pool's engines' by now."""
+    known = {engine.engine for engine in registry.engines}
+    return (e for e in registry.unlisted if e.engine not in known and state.sleeps(e.instance))
 
 
 async def make_way(
@@ -163,9 +183,8 @@ async def make_way(
     state = await pool.transaction()
     if state.phase is not Phase.SLEEPING:
         return
-    registry, known = part(every), {engine.engine for engine in every.engines}
+    registry, old = part(every), _wanted_no_more(every, state)
     missing = {d for e in registry.engines if not e.instance for d in e.devices}
-    old = (e for e in every.unlisted if e.engine not in known and state.sleeps(e.instance))
     if {*state.released} <= {*tags} and any(missing & {*e.devices} for e in old):
         await contention.nobody_else_soon(pool, lambda found: part(found).engines)
         await stand(pool, part, await _given_back(pool, devices, wait=0.0), seconds)

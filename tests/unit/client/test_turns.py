@@ -223,6 +223,40 @@ def test_what_is_said_of_new_engines_that_do_not_come_is_so(other_grouping, monk
         assert world.state.phase is Phase.COMMITTED
 
 
+class Counted(Regrouped):
+    """The same where engines have GPUs of their own: the old one goes once nobody sleeps."""
+
+    def _waits(self, engine):
+        return False
+
+    def _operate(self):
+        if self.regrouped and not self.ended and self.state.phase is not Phase.SLEEPING:
+            self.ended, self.engines[1].instance, self.engines[1].state = True, "cccc0001", "Up"
+        super()._operate()
+
+
+def test_a_sync_of_a_pool_with_gpus_of_its_own_wakes_who_is_in_the_way_of_new_engines():
+    """It said that these are not up, and they waited for the wake of those that slept."""
+    world = Counted()
+    with world, a_pool(world) as pool:
+        pool.update_from_disk("/c/1", "step-1")
+        pool.sleep(settle=0)
+        world.regroup()
+        pool.update_from_disk("/c/2", "step-2")
+        assert world.state.phase is Phase.COMMITTED
+        assert {engine.weights for engine in world.engines[1:]} == {"/c/2"}
+        assert asked_to_resume(world.engines[0]), "it is replaced as in any rollout"
+
+
+def test_a_sync_of_such_a_pool_wakes_nobody_first_where_no_old_one_sleeps():
+    with FakePool() as world, a_pool(world) as pool:
+        pool.sleep(settle=0)
+        world.end(1)
+        with pytest.raises(NotReady, match="engine 1"):
+            pool.update_from_disk("/c/2", "step-2")
+        assert not any(map(asked_to_resume, world.engines))
+
+
 # --- sync
 
 
