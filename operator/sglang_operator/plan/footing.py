@@ -51,7 +51,7 @@ class LiveGroups:
             if not (pool.accepts(group.revision) or self._is_lost(group))
             and ranks[name] >= pool.spec.rollout.partition
         }
-        held = self._held_for_seats(outdated.keys()) or turns.held(pool, observed)
+        held = self._held_for_seats(outdated.keys()) or turns.held(pool, observed, self.now)
         if held is not Waits.FOR_SEATS:
             outdated = {n: old for n, old in outdated.items() if n not in self.unseated}
         sizes = {

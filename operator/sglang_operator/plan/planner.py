@@ -139,12 +139,12 @@ class Planner:
     @cached_property
     def leaves_alone(self) -> bool:
         """Whether engines are left beside each other as they are (``turns.leaves_alone``)."""
-        return turns.leaves_alone(self.pool, self.observed)
+        return turns.leaves_alone(self.pool, self.observed, self.now)
 
     @cached_property
     def in_turn(self) -> bool:
         """Whether a trainer is at work on the engines, or has let them sleep."""
-        return turns.trainers_turn(self.pool, self.observed) is not None
+        return turns.trainers_turn(self.pool, self.observed, self.now) is not None
 
     @cached_property
     def turn(self) -> Turn:

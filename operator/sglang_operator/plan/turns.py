@@ -28,11 +28,11 @@ BETWEEN_SECONDS = 10.0
 _HELD = {Phase.SYNCING: Waits.FOR_SYNC, Phase.SLEEPING: Waits.FOR_WAKE}
 
 
-def held(pool: Pool, observed: Observed) -> Waits | None:
+def held(pool: Pool, observed: Observed, now: float) -> Waits | None:
     """What a voluntary change of running engines has to wait for; None: it may go on."""
     if observed.refused_revision == pool.revision or ungrouped(pool, observed):
         return Waits.FOR_ADMISSION
-    return trainers_turn(pool, observed)
+    return trainers_turn(pool, observed, now)
 
 
 def ungrouped(pool: Pool, observed: Observed) -> bool:
@@ -40,17 +40,17 @@ def ungrouped(pool: Pool, observed: Observed) -> bool:
     return gangs.kind(pool.spec) in observed.absent_kinds
 
 
-def leaves_alone(pool: Pool, observed: Observed) -> bool:
+def leaves_alone(pool: Pool, observed: Observed, now: float) -> bool:
     """Whether no engine that runs goes for another of its name, and none begins beside one.
 
     Whatever was edited meanwhile, and whichever of them misses a probe: the trainer writes to the
     one that the registry tells of, or has its memory, and who paused wants to see both.  What has
     ended, or is lost, is no decision of ours.
     """
-    return pool.spec.rollout.paused or trainers_turn(pool, observed) is not None
+    return pool.spec.rollout.paused or trainers_turn(pool, observed, now) is not None
 
 
-def trainers_turn(pool: Pool, observed: Observed) -> Waits | None:
+def trainers_turn(pool: Pool, observed: Observed, now: float) -> Waits | None:
     """What the trainer has the engines for; None: it does not have them.
 
     GPUs that no engine of the pool is on, as it was scaled since, or the trainer has more than
@@ -63,19 +63,19 @@ def trainers_turn(pool: Pool, observed: Observed) -> Waits | None:
         return Waits.FOR_SYNC
     says = read(lease.body) if lease is not None else Transaction()
     held = _HELD.get(says.phase)
-    if held is Waits.FOR_SYNC or (held is Waits.FOR_WAKE and _any_sleeps(says, observed)):
+    if held is Waits.FOR_SYNC or (held is Waits.FOR_WAKE and _any_sleeps(says, observed, now)):
         return held
     turn = taken(pool, observed)
     has = any(turn.has(engine.devices) for engine in pool.engines)
     return Waits.FOR_WAKE if has else None
 
 
-def _any_sleeps(says: Transaction, observed: Observed) -> bool:
+def _any_sleeps(says: Transaction, observed: Observed, now: float) -> bool:
     """Whether an engine that is there sleeps, or may be about to, in sight or not.
 
     A Lease that names none says of none that it does not.
     """
-    if says.at_work or not says.asleep:
+    if (says.at_work and now <= observed.work_ends) or not says.asleep:
         return True
     there = groups.of((*observed.all_pods, *observed.departing))
     return any(says.may_sleep(group.last_instance) for group in there)

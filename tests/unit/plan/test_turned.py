@@ -355,6 +355,9 @@ def test_those_beside_sleepers_that_made_way_are_replaced_as_ever():
     assert removed(woken) == [pods[0].name]
     taken = regrouped(state, pods=left)
     assert not taken.removals, "its GPUs are the trainer's"
+    died = dataclasses.replace(back, at_work=True)
+    assert not regrouped(died, pods=left, work_ends=NOW + 5).removals
+    assert removed(regrouped(died, pods=left, work_ends=NOW - 1)) == [pods[0].name]
 
 
 def test_none_goes_for_one_that_could_not_be_made():

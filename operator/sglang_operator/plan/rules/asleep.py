@@ -24,7 +24,7 @@ def let_sleepers_make_way(planner: Planner) -> None:
     pool, observed = planner.pool, planner.observed
     if not pool.takes_turns or planner.engines.keys() <= planner.wanted.keys():
         return  # as nearly always
-    if pool.spec.rollout.paused or turns.held(pool, observed) is Waits.FOR_ADMISSION:
+    if pool.spec.rollout.paused or turns.held(pool, observed, planner.now) is Waits.FOR_ADMISSION:
         return
     current = turns.said(pool, observed)
     if current.phase is not Phase.SLEEPING:
