@@ -63,6 +63,30 @@ def test_trainer_and_engine_together_are_found(tmp_path):
     trainer.close()
 
 
+def test_each_moment_at_which_they_come_to_hold_it_together_is_written_down(tmp_path):
+    engine = an_engine(tmp_path)
+    trainer = held.Held(tmp_path, [GPU, "GPU-b"], who=held.TRAINER)
+    trainer.tell(held.CONTEXT)
+    assert held.moments(tmp_path) == []
+    trainer.tell(held.GIB)
+    assert [(each["who"], each["devices"]) for each in held.moments(tmp_path)] == [
+        ("trainer", [GPU])
+    ]
+    engine.release(["kv_cache"])  # it holds less: no moment of its own
+    engine.release(["weights", "cuda_graph"])
+    engine.resume(["weights"])
+    trainer.close()
+    engine.resume(["kv_cache"])  # nobody else has it by now
+    assert [each["who"] for each in held.moments(tmp_path)] == ["trainer", "engine"]
+
+
+def test_an_engine_has_the_gpus_that_its_container_is_given_by_uuid():
+    given = {"NVIDIA_VISIBLE_DEVICES": "GPU-a,GPU-b"}
+    assert settings.read(given).devices == "GPU-a,GPU-b"
+    assert settings.read({**given, "FAKE_SGLANG_DEVICES": "GPU-c"}).devices == "GPU-c"
+    assert settings.read({"NVIDIA_VISIBLE_DEVICES": "all"}).devices == ""
+
+
 @pytest.mark.parametrize("devices", [[""], []])
 def test_who_is_told_of_no_gpus_holds_none(tmp_path, devices):
     alone = held.Held(tmp_path, devices)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from sglang_operator.engine import versions
 
 PREFIX = "FAKE_SGLANG_"
+_SEEN = "NVIDIA_VISIBLE_DEVICES"  # by which NVIDIA's runtime gives a container its GPUs
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,7 +31,9 @@ class Settings:
     )
     models: str = "any"  # "strict": a path that is absent is not found, as in SGLang
     layers: int = 2  # of the model, where its folder has no config.json
-    devices: str = ""  # the UUIDs of these GPUs, with commas: a handle of any other is its end
+    # The UUIDs of its GPUs, with commas, or those that NVIDIA's runtime was told: a handle of any
+    # other is its end.
+    devices: str = ""
     taken: bool = False  # what it releases is somebody else's then: no memory to wake in
     memory: str = ""  # a folder in which each process says what it holds of these (held)
     gpus: int = -1  # GPUs that the container sees; -1: as many as it asks for
@@ -47,6 +50,8 @@ def read(environment: Mapping[str, str] = os.environ) -> Settings:
         for name, value in environment.items()
         if name.startswith(PREFIX)
     }
+    if (seen := environment.get(_SEEN, "")).startswith("GPU-"):
+        given.setdefault("devices", seen)
     kinds = {name: type(getattr(Settings(), name)) for name in Settings.__dataclass_fields__}
     if unknown := sorted(set(given) - set(kinds)):
         known = ", ".join(PREFIX + name.upper() for name in kinds)
