@@ -4,11 +4,14 @@ The rule is ``plan.contending``.  Here is what it needs of other pools, as the s
 this moment, and what was granted: to a pool whose pods are on their way, or whose trainer was told
 that it may wake them.  The next operator knows of the former by the pods, and of the latter by what
 the registry says.
+
+GPUs that a pool has by claims (mode Slot) are known by these until the claim is allocated and its
+driver tells of their UUIDs, by which pools in mode Shared have theirs: from then on both meet.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from sglang_operator.api import names, texts
@@ -38,6 +41,11 @@ class _Known:
 
     places: tuple[Place, ...] = ()
     said: Transaction | None = None
+    cards: Mapping[str, str] = field(default_factory=dict)  # UUIDs of GPUs that it has by claims
+
+    def by_uuid(self, gpus: Iterable[str]) -> frozenset[str]:
+        """These GPUs, by their UUIDs as far as they are known."""
+        return frozenset(self.cards.get(gpu, gpu) for gpu in gpus)
 
 
 class Contending:
@@ -66,8 +74,10 @@ class Contending:
         """
         if self._hears_until is None:
             self._hears_until = now + HEARING_SECONDS
-        places = tuple(_places(pool, seats, observed))
-        self._know(key, _Known(places, observed.said))
+        cards = {} if seats is None else seats.cards(key.namespace)
+        places = tuple(_with_cards(_places(pool, seats, observed), cards))
+        known = _Known(places, observed.said, cards)
+        self._know(key, known)
         gpus = {gpu for place in places for gpu in place.gpus}
         if not gpus:
             self.tell(key)
@@ -76,7 +86,7 @@ class Contending:
         own = self._contender(key)
         barred = contending.barred(own, tuple(others.values()))
         unheard = now < self._hears_until and self._unheard(key)
-        there = {gpu for pod in observed.all_pods for gpu in pod.gpus_seen}
+        there = known.by_uuid(gpu for pod in observed.all_pods for gpu in pod.gpus_seen)
         granted = own.has | (own.wants & there if unheard else own.wants)
         kept = own.granted if own.makes else frozenset[str]()
         self._granted[key] = kept | (granted - barred.keys())
@@ -177,6 +187,7 @@ class Contending:
     def _contender(self, key: PoolKey) -> Contender:
         """A pool as the stores have it now."""
         record, known = self._view.pools.get(key), self._known.get(key)
+        by_uuid = known.by_uuid if known is not None else frozenset[str]
         uid = Uid(record.metadata.uid) if record is not None else Uid("")
         pods = self._pods(key, uid)
         says = self._says(key, uid, known)
@@ -186,8 +197,8 @@ class Contending:
             uid=uid,
             order=self._order(key),
             wants=contending.wants(places, says),
-            has=contending.has(pods, says, told),
-            granted=self._granted.get(key, frozenset()),
+            has=by_uuid(contending.has(pods, says, told)),
+            granted=by_uuid(self._granted.get(key, frozenset())),
             makes=key in self._making,
         )
 
@@ -241,6 +252,11 @@ def _running(pods: Iterable[ObservedPod]) -> Iterator[Place]:
     for group in groups.of(there) if there else ():
         gpus = tuple(gpu for pod in group.members for gpu in pod.gpus_seen)
         yield Place(group.engine, tuple(group.devices), gpus)
+
+
+def _with_cards(places: Iterable[Place], cards: Mapping[str, str]) -> Iterator[Place]:
+    for place in places:
+        yield place._replace(gpus=tuple(cards.get(gpu, gpu) for gpu in place.gpus))
 
 
 def _words(own: PoolKey, other: PoolKey) -> str:

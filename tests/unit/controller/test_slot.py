@@ -12,7 +12,7 @@ from sglang_operator.kube.errors import ApiError
 from tests.integration import slices
 from tests.unit.controller import fake_api
 from tests.unit.placement.claims import SLOT
-from tests.unit.placement.trainers import gpu
+from tests.unit.placement.trainers import a_slot, by_hand, gpu
 
 KEY = ("rl", "pool")
 NAME = names.claim_name("pool", 0)
@@ -300,5 +300,28 @@ def test_the_registry_tells_the_uuids_of_claimed_gpus_once_they_are_known():
             allocate(api, 1, *(each["metadata"]["name"] for each in engines(api)))
             await api.until(lambda: registered(api) != [None])
             assert registered(api) == [uuids(api)] == [[gpu(1, 0), gpu(1, 1)]]
+
+    asyncio.run(story())
+
+
+def test_a_pool_that_has_a_gpu_by_a_claim_and_one_that_has_it_by_uuid_take_it_in_turns():
+    """The claim's GPUs are known by other names, which the driver's UUIDs make one."""
+    other = ("rl", "shared")
+    on_them = a_slot(0, node="gpu-node-1", gpus=tuple(gpu(1, index) for index in range(8)))
+
+    async def story() -> None:
+        api = fake_api.Api()
+        publish(api)
+        async with fake_api.operator(api, **SERVED):
+            api.make(*KEY, placement=SLOT)
+            await api.until(lambda: engines(api))
+            (pod,) = engines(api)
+            allocate(api, 1, pod["metadata"]["name"])
+            await api.until(lambda: uuids(api) == [gpu(1, 0), gpu(1, 1)])
+            api.make(*other, placement=by_hand(on_them))
+            await api.until(lambda: api.reason(*other) == conditions.RIVAL_AWAITED)
+            assert engines(api) == [api.objects[paths.pod("rl", pod["metadata"]["name"])]]
+            api.change(*KEY, {**api.pool(*KEY)["spec"], "suspend": True})
+            await api.until(lambda: api.reason(*other) == conditions.POOL_READY)
 
     asyncio.run(story())
