@@ -51,12 +51,14 @@ async def out_of_the_way(
     """Every engine of the part sleeps, or waits by the operator's word.  Raises NotReady.
 
     One that was about to be made as the sleep began would come up amid the trainer's turn; and
-    on a node that is silent one may run on, or start.
+    on a node that is silent one may run on, or start.  An edit that groups the GPUs anew meanwhile
+    makes of such a one an engine beside those that wait then.
     """
     begun = time.monotonic()
     while True:
         registry = part(await pool.fresh())
-        left = [e for e in registry.engines if not e.waits and e.instance not in slept]
+        every = (*registry.engines, *registry.unlisted)
+        left = [e for e in every if not e.waits and e.instance not in slept]
         if not left and not registry.holders:
             return
         if (waited := time.monotonic() - begun) > seconds:

@@ -301,6 +301,29 @@ def test_sleep_says_that_the_memory_is_not_to_be_taken_while_one_may_come_up(wor
     assert world.state.trainers == TRAINER, "until it is woken, or sleeps again"
 
 
+def test_one_that_came_up_is_in_the_way_of_a_sleep_also_once_an_edit_has_grouped_its_gpus_anew(
+    world, pool
+):
+    world.starts = False
+    world.end(1)
+    engine = world.engines[1]
+    engine.state = "Pending"
+    world._waits = lambda _: False  # its pod is about to start
+
+    def comes_up_and_is_wanted_no_more():
+        engine.state, engine.instance = "Up", "late0001"
+        world.aside = {1}
+        world.publish()
+
+    editing = later(world, 0.7, comes_up_and_is_wanted_no_more)
+    with pytest.raises(
+        NotReady, match=r"pod actor-infer-1 \(Up\): neither asleep nor said to wait"
+    ):
+        pool.sleep(settle=0, loading=2)
+    editing.join()
+    assert not engine.released
+
+
 def test_the_sleep_of_a_part_takes_the_gpus_that_it_names(world, pool):
     pool.update_from_disk("/c/1", "step-1")
     pool.sleep(devices=[0], settle=0)
