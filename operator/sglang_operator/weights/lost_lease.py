@@ -45,6 +45,9 @@ def is_put_back(now: Transaction, then: Transaction) -> bool:
     if now.phase is Phase.IDLE:
         # That was made in place of a lost one, and says nothing of what was begun by it since.
         return now.fence and 0 < now.trail.steps < then.trail.steps
+    if not now.id and now.trail.steps:
+        # Nobody's transaction: one that was emptied, and aborted by force, counts from anew.
+        return now.trail.steps < then.trail.steps
     goes_on = now.trail.goes_on(then.trail) if now.id else None
     if goes_on is not None:
         return not goes_on or _is_begun_again(now, then)

@@ -14,6 +14,7 @@ from sglang_operator.status import stored
 from sglang_operator.weights import lost_lease, steps, trail, unslept
 from sglang_operator.weights.lease_state import GroupsOwner, Phase, Transaction, read, written
 from sglang_operator.weights.trail import Trail
+from sglang_operator.weights.turn import TRAINER
 from tests.builders import NOW, OWNER, a_lease_saying, a_pool, all_pods, weighed
 
 POOL = a_pool(device_mapping="list(range(0,4))", weights={"gate": "Committed"})
@@ -159,6 +160,20 @@ def test_who_begins_by_a_lease_that_was_put_back_while_engines_sleep_is_ended(be
     assert plan.abort is not None
     assert (plan.abort.state.phase, plan.abort.state.id) == (Phase.ABORTED, "")
     assert plan.abort.state.fence
+
+
+def test_one_that_was_emptied_and_then_aborted_by_force_says_no_less_than_before():
+    """Both before anybody looked: it has a phase again, and is nobody's transaction."""
+    lease = written({}, of(9, Phase.AWAKE, turn=TRAINER))
+    for message in ("one", "and another", "write more"):
+        lease = written(lease, dataclasses.replace(read(lease), message=message))
+    known = read(lease)
+    emptied = read(written({}, steps.ended(Transaction(), "admin", message="by force", now=NOW)))
+    assert (emptied.phase, emptied.id) == (Phase.ABORTED, "")
+    plan = put_back(emptied, known)
+    assert plan.abort is not None
+    assert plan.abort.state.turn == TRAINER
+    assert put_back(plan.abort.state, plan.said).abort is None, "it is put right once"
 
 
 def test_what_another_operator_made_anew_is_not_put_back():
