@@ -9,14 +9,16 @@ FINDING = 400
 
 
 def test_many_runs_in_which_trainer_and_engines_take_turns():
-    turns = waited = 0
+    turns = waited = regrouped = 0
     for seed in range(RUNS):
         world = taking_turns.run(seed)
         assert world.both == [], seed
-        turns += world.turns
-        waited += world.kept_waiting
+        turns += world.trainer.turns
+        waited += world.trainer.kept_waiting
+        regrouped += world.regrouped
     assert turns > RUNS / 2  # it is not for want of turns
     assert waited > 0  # nor of engines that would have come
+    assert regrouped > RUNS / 4  # nor of GPUs that were grouped anew meanwhile
 
 
 @pytest.mark.parametrize("defect", taking_turns.CONTROLS)
@@ -29,7 +31,7 @@ def test_many_runs_in_which_two_pools_are_on_the_same_gpus():
     for seed in range(RUNS):
         pair = two_pools.run(seed)
         assert pair.awake == pair.both == [], seed
-        turns += sum(world.turns for world in pair.worlds)
+        turns += sum(world.trainer.turns for world in pair.worlds)
         woken += sum(world.woken for world in pair.worlds)
         refused += pair.refused
     assert min(turns, woken, refused) > 0

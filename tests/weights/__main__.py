@@ -5,9 +5,14 @@ import random
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from typing import NamedTuple, TypeVar
 
 from tests.weights import model, part_sleep, taking_turns, two_pools
+
+T = TypeVar("T")
 
 
 def main() -> int:
@@ -60,31 +65,63 @@ def main() -> int:
     return 1 if wrong or blind else 0
 
 
-def _blind(seeds: range, controls: Sequence[str], finds: Callable[[int, str], bool]) -> int:
+def _blind(seeds: range, controls: Sequence[str], finds: Callable[..., bool]) -> int:
     """How many of these defects nobody found; each is told."""
     blind, runs = 0, min(len(seeds), 500)
     for defect in controls:
-        found = sum(finds(seed, defect) for seed in range(runs))
+        found = sum(_each(partial(finds, defect=defect), range(runs)))
         blind += not found
         print(f"control: {defect}: found in {found} of {runs} runs")
     return blind
 
 
+def _each(run: Callable[[int], T], seeds: range) -> Iterator[T]:
+    """What comes of each of these seeds, in their order, on all processors."""
+    with ProcessPoolExecutor() as workers:
+        yield from workers.map(run, seeds, chunksize=20)
+
+
+class _Turned(NamedTuple):
+    """What came of a run of ``taking_turns``."""
+
+    seed: int
+    both: list[str]
+    steps: int
+    turns: int
+    waited: int
+    regrouped: int
+
+
+def _turned(seed: int) -> _Turned:
+    world = taking_turns.run(seed)
+    trainer = world.trainer
+    counted = (world.steps, trainer.turns, trainer.kept_waiting, world.regrouped)
+    return _Turned(seed, world.both, *counted)
+
+
+def _is_turn_found(seed: int, defect: str) -> bool:
+    return bool(taking_turns.run(seed, defect=defect).both)
+
+
+def _is_pair_found(seed: int, defect: str) -> bool:
+    return bool(two_pools.run(seed, defect=defect).awake)
+
+
 def _turns(seeds: range) -> int:
     """Moments at which a trainer and an engine held memory of one GPU: none but in controls."""
-    begun, wrong, turns, waited, steps = time.monotonic(), 0, 0, 0, 0
-    for seed in seeds:
-        world = taking_turns.run(seed)
-        turns, waited = turns + world.turns, waited + world.kept_waiting
-        steps += world.steps
-        if world.both:
+    begun, wrong, counted = time.monotonic(), 0, Counter[str]()
+    for done in _each(_turned, seeds):
+        counted.update(steps=done.steps, turns=done.turns)
+        counted.update(waited=done.waited, regrouped=done.regrouped)
+        if done.both:
             wrong += 1
-            print(f"seed {seed}: {'; '.join(world.both[:3])}")
+            print(f"seed {done.seed}: {'; '.join(done.both[:3])}")
     seconds = time.monotonic() - begun
-    print(f"{len(seeds)} runs, {steps} steps, {turns} turns, in {waited} of them engines waited")
+    told = f"{counted['turns']} turns, in {counted['waited']} of them engines waited"
+    print(f"{len(seeds)} runs, {counted['steps']} steps, {told}")
+    print(f"{counted['regrouped']} times the GPUs were grouped anew")
     print(f"{wrong} runs in which both held memory of one GPU, {seconds:.0f} s")
-    controls = taking_turns.CONTROLS
-    blind = _blind(seeds, controls, lambda seed, of: bool(taking_turns.run(seed, defect=of).both))
+    blind = _blind(seeds, taking_turns.CONTROLS, _is_turn_found)
     return 1 if wrong or blind else 0
 
 
@@ -94,7 +131,7 @@ def _pools(seeds: range) -> int:
     for seed in seeds:
         pair = two_pools.run(seed)
         steps, refused = steps + pair.steps, refused + pair.refused
-        turns += sum(world.turns for world in pair.worlds)
+        turns += sum(world.trainer.turns for world in pair.worlds)
         woken += sum(world.woken for world in pair.worlds)
         if found := pair.awake + pair.both:
             wrong += 1
@@ -103,8 +140,7 @@ def _pools(seeds: range) -> int:
     told = f"{turns} turns, {woken} times woken, {refused} times refused"
     print(f"{len(seeds)} runs of two pools, {steps} steps, {told}")
     print(f"{wrong} runs in which two held memory of one GPU, {seconds:.0f} s")
-    controls = two_pools.CONTROLS
-    blind = _blind(seeds, controls, lambda seed, of: bool(two_pools.run(seed, defect=of).awake))
+    blind = _blind(seeds, two_pools.CONTROLS, _is_pair_found)
     return 1 if wrong or blind else 0
 
 

@@ -2,18 +2,19 @@
 
 What decides is the real code: ``plan.plan`` says which pods are made and which go,
 ``gates.decide`` what becomes of a Lease that was lost, ``gates.standing`` which engines the
-registry says to wait, ``weights.steps`` and ``weights.parts`` what stands in the Lease, in the
-order of ``client.sleeping`` and ``client.turns``.  The rest is written here: an operator whose
-requests are on their way for as long as they like, kubelet, which starts what is there, engines
-that end at any moment, trainers that die and come back, and Leases that are deleted, emptied, put
-back or ended by force.
+registry says to wait and ``gates.holders`` who else may be on their GPUs, ``weights.steps`` and
+``weights.parts`` what stands in the Lease, in the order of ``client.sleeping`` and
+``client.turns``.  The rest is written here and in ``turn_trainers``: an operator whose requests are
+on their way for as long as they like, kubelet, which starts what is there and lets go of what
+drains, engines that end at any moment, trainers that die and come back, a spec that groups the
+GPUs anew whoever sleeps on them, and Leases that are deleted, emptied, put back or ended by force.
 
 ``World.both`` holds every moment at which a trainer and an engine held memory of one GPU.
 """
 
 import dataclasses
 import random
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from typing import Any
 
@@ -23,36 +24,37 @@ from sglang_operator.observed.model import Observed, ObservedChild, ObservedPod
 from sglang_operator.plan import seating
 from sglang_operator.plan.plan import Plan, plan
 from sglang_operator.pool.resolve import Engine, Pool
-from sglang_operator.weights import lease_state, lost_lease, parts, steps, turn
-from sglang_operator.weights.lease_state import Phase, Transaction
+from sglang_operator.weights import lease_state, lost_lease, steps, turn
+from sglang_operator.weights.lease_state import Transaction
 from tests.builders import NOW, OWNER, a_pod
 from tests.unit.placement.trainers import a_shared_pool, a_slot, seen
-from tests.weights.turn_things import Entry, Operator, Process
+from tests.weights.turn_things import DiesError, Operator, Process, Told, told
+from tests.weights.turn_trainers import GPUS, PHASE_ALONE, UNASKED, UNTOLD, Trainer
 
 UNGUARDED = "starts engines whoever's turn it is"
-UNTOLD = "takes the memory without asking whether an engine may come up"
 UNSEEN = "says that engines wait whose pods it is making"
 FORGETS = "takes a lost Lease for one that says nothing of turns"
 IN_PLACE = "lets kubelet run an engine once more in its pod"
-PHASE_ALONE = "gives all GPUs back with those of a part"
-CONTROLS = (UNGUARDED, UNTOLD, UNSEEN, FORGETS, IN_PLACE, PHASE_ALONE)
-LEASE_SECONDS = 30.0
-_ENGINES = 4
-_TAGS = ("weights", "kv_cache")
-
-
-class DiesError(Exception):
-    """The trainer's call failed: it has no memory by it."""
+BY_NAME = "says that engines wait whose GPUs those of an older grouping have"
+CONTROLS = (UNGUARDED, UNTOLD, UNSEEN, FORGETS, IN_PLACE, PHASE_ALONE, UNASKED, BY_NAME)
+# GPUs by their ids, and how many of them each engine has.
+_GROUPINGS = (
+    *((f"list(range(0,{GPUS}))", 2), (f"list(range(0,{GPUS}))", 4)),
+    *(("list(range(1,7))", 2), ("list(range(0,4))", 1)),
+)
 
 
 @cache
-def _pool() -> Pool:
-    return a_shared_pool(device_mapping=f"list(range(0,{2 * _ENGINES}))")
+def _pools() -> tuple[Pool, ...]:
+    return tuple(
+        a_shared_pool(device_mapping=mapping, num_gpus_per_worker=each)
+        for mapping, each in _GROUPINGS
+    )
 
 
 @cache
 def _surroundings() -> Mapping[str, Any]:
-    return seen(_pool(), a_slot(0))
+    return seen(_pools()[0], a_slot(0))
 
 
 class World:
@@ -60,27 +62,31 @@ class World:
 
     def __init__(self, choose: Callable[[int], int], *, defect: str = "") -> None:
         self.choose, self.defect = choose, defect
-        self.pool = _pool()
+        self.pool = _pools()[0]
         self.now = NOW
         self.attempts = 0
         self.processes: list[Process] = []
         self.lease: dict[str, Any] | None = {"metadata": {"resourceVersion": "1"}, "spec": {}}
+        self._last_read: dict[str, Any] | None = None  # by ``said``, and what it says:
+        self._says = Transaction()
         self.revision = 1
         self.backups: list[dict[str, Any]] = []
         self.operator = Operator()
-        self.registry: tuple[Entry, ...] = ()
+        self.registry = Told()
         self.acted = ""  # the transaction that the registry knows of
-        self.trainer: Generator[None, None, None] | None = None
-        self.holder, self.transactions = "trainer", 0
-        self.memory: set[int] = set()  # GPUs of which the trainer holds memory
+        self.trainer = Trainer(self)
         self.both: list[str] = []
-        self.turns = self.kept_waiting = self.steps = 0
+        self.steps = self.regrouped = 0
 
     # --- the Lease
 
     @property
     def said(self) -> Transaction:
-        return lease_state.read(self.lease) if self.lease is not None else Transaction()
+        """What the Lease says; it is asked far more often than it changes."""
+        if self._last_read is not self.lease:
+            self._last_read = self.lease
+            self._says = Transaction() if self.lease is None else lease_state.read(self.lease)
+        return self._says
 
     def _put(self, state: Transaction) -> None:
         self.revision += 1
@@ -88,7 +94,8 @@ class World:
         self.lease["metadata"]["resourceVersion"] = str(self.revision)
         self.backups = [*self.backups[-20:], self.lease]
 
-    def _step(self, step: Callable[[Transaction], Transaction]) -> Transaction:
+    def take_step(self, step: Callable[[Transaction], Transaction]) -> Transaction:
+        """A trainer's; raises DiesError, RefusedError."""
         if self.lease is None:
             raise DiesError("there is no Lease")
         after = step(self.said)
@@ -127,7 +134,7 @@ class World:
             return
         self._publish(weights, making=False)
         operator.deletes = [removal.pod.uid for removal in planned.removals]
-        operator.creates = [create.engine for create in planned.creates]
+        operator.creates = [(create.engine, self.pool) for create in planned.creates]
 
     def with_others(self, seen: Observed) -> Observed:
         """With what other pools have: here is none."""
@@ -149,7 +156,11 @@ class World:
     def _weighed(self, operator: Operator, planned: Plan) -> decide.GatePlan:
         assert operator.seen is not None
         policy = spec.Weights(gate=self.pool.gate)
-        weights = decide.decide(OWNER, policy, planned.engines, operator.seen, self.now, "operator")
+        seen, seats = operator.seen, holders.NO_SEATS
+        beside, heirs = planned.unlisted, planned.heirs
+        weights = decide.decide(
+            OWNER, policy, planned.engines, seen, self.now, "operator", beside, heirs
+        )
         if self.defect == FORGETS and weights.restore is not None:
             lost = dataclasses.replace(weights.restore, turn=turn.ENGINES)
             weights = dataclasses.replace(weights, restore=lost)
@@ -158,19 +169,23 @@ class World:
             weights = dataclasses.replace(
                 weights, abort=dataclasses.replace(weights.abort, state=state)
             )
-        occupied = holders.occupied(operator.seen.pods)
-        return dataclasses.replace(weights, occupied=occupied)
+        if planned.seating is not None:
+            seats = planned.seating.seats
+        every = (*weights.engines, *weights.unlisted)
+        occupied = holders.occupied(seen.all_pods, seen.departing, seats, beside)
+        untold = holders.untold(seen, every, weights.transaction, seats)
+        if self.defect == BY_NAME:
+            nobody: Any = frozenset()
+            occupied, untold = dataclasses.replace(occupied, ids=nobody, gpus=nobody), ()
+        return dataclasses.replace(weights, occupied=occupied, holders=untold)
 
     def _publish(self, weights: decide.GatePlan, *, making: bool) -> None:
         """The registry."""
-        told = standing.waiting(weights.engines, weights.transaction, weights.occupied)
-        waits = {each.name for each in told}
+        waiting = standing.waiting(weights.engines, weights.transaction, weights.occupied)
+        waits = {each.name for each in waiting}
         if making and self.defect != UNSEEN:
             waits = set()
-        self.registry = tuple(
-            Entry(each.devices, each.instance, each.up, each.name in waits)
-            for each in weights.engines
-        )
+        self.registry = told(weights, waits)
         self.acted = weights.transaction.id
 
     def _seen(self, process: Process) -> ObservedPod:
@@ -184,34 +199,49 @@ class World:
         """Something that the operator has sent arrives."""
         operator = self.operator
         if operator.deletes:
-            uid = operator.deletes.pop(0)
-            self.processes = [each for each in self.processes if each.pod.uid != uid]
+            self._delete(operator.deletes.pop(0))
         elif operator.creates:
-            self._create(operator.creates.pop(0))
+            self._create(*operator.creates.pop(0))
 
-    def _create(self, engine: Engine) -> None:
+    def _delete(self, uid: names.Uid) -> None:
+        """What runs drains for a while, or is gone at once."""
+        for process in [each for each in self.processes if each.pod.uid == uid]:
+            drains = process.pod.started and not process.ended
+            if drains and not process.pod.deleting and self.choose(2):
+                process.is_deleted(self.now)
+            else:
+                self.processes.remove(process)
+
+    def _create(self, engine: Engine, pool: Pool) -> None:
         ended = [p for p in self.processes if p.pod.engine == engine.name and p.ended]
         self.processes = [p for p in self.processes if p not in ended]
         if any(p.pod.engine == engine.name for p in self.processes):
             return  # the API server has one of that name
         self.attempts += 1
-        known = seating.of(self.pool, Observed(**_surroundings()))
+        known = seating.of(pool, Observed(**_surroundings()))
         assert known is not None
         seat = known.seats[engine.name][0]
         off: dict[str, Any] = {"engine_runs": False, "containers_ready": False, "phase": "Pending"}
-        pod = a_pod(self.pool, engine, self.attempts, **off, uid=names.Uid(f"u{self.attempts}"))
+        pod = a_pod(pool, engine, self.attempts, **off, uid=names.Uid(f"u{self.attempts}"))
         pod = dataclasses.replace(pod, node=seat.node, slot=seat.mark, gpus_seen=seat.gpus)
         self.processes.append(Process(pod=pod))
 
     # --- kubelet and engines
 
     def kubelet(self) -> None:
-        """A pod's engine is started, or is up by now."""
-        waiting = [each for each in self.processes if not (each.ended or each.pod.started)]
+        """A pod's engine is started, or is up by now; or it has drained, and is gone."""
+        waiting = [
+            each
+            for each in self.processes
+            if each.pod.deleting or not (each.ended or each.pod.started)
+        ]
         if not waiting:
             return
         process = waiting[self.choose(len(waiting))]
-        if not process.pod.engine_runs:
+        if process.pod.deleting:
+            if self.choose(8) == 0:
+                self.processes.remove(process)
+        elif not process.pod.engine_runs:
             name = f"c{self.attempts}-{process.pod.uid}"
             runs: dict[str, Any] = {"engine_runs": True, "phase": "Running", "container_id": name}
             process.pod = dataclasses.replace(process.pod, **runs)
@@ -238,6 +268,18 @@ class World:
         """A pod is gone, with its engine."""
         if self.processes:
             self.processes.pop(self.choose(len(self.processes)))
+
+    def regroup(self) -> None:
+        """The spec groups the GPUs anew, whoever sleeps there."""
+        self.pool = _pools()[self.choose(len(_GROUPINGS))]
+        self.regrouped += 1
+
+    def _kill_what_outlasts_its_grace(self) -> None:
+        self.processes = [
+            each
+            for each in self.processes
+            if not each.pod.deleting or self.now < each.pod.deletion_due
+        ]
 
     # --- what others do to the Lease
 
@@ -269,179 +311,12 @@ class World:
             self.deliver()
         self.operator = Operator(said=self.operator.said)
 
-    # --- the trainer
-
-    def train(self) -> None:
-        """Its next step, or the next thing that it begins; once it dies its memory is free."""
-        if self.trainer is None:
-            begins = self._programs()
-            self.trainer = begins[self.choose(len(begins))]()
-        try:
-            next(self.trainer)
-        except StopIteration:
-            self.trainer = None
-        except (DiesError, steps.RefusedError):
-            self.trainer = None
-
-    def _programs(self) -> tuple[Callable[[], Generator[None, None, None]], ...]:
-        if self.memory:
-            back = (self._wake, self._wake, self._wake_part, self._wake_part, self._sync)
-            return (*back, *((self._train_on,) * 5))
-        return (
-            self._sleep,
-            self._sleep,
-            self._sleep,
-            self._sleep_part,
-            self._sleep_part,
-            self._wake,
-        )
-
-    def kill_trainer(self) -> None:
-        """Its memory is free, whatever the Lease says; the next one takes it over in time."""
-        self.trainer, self.memory = None, set()
-        self.transactions += 1
-        self.holder = f"trainer-{self.transactions}"
-        self.now += LEASE_SECONDS + 1
-
-    def _train_on(self) -> Generator[None, None, None]:
-        yield from (None for _ in range(10 + self.choose(40)))
-
-    def _me(self) -> steps.Trainer:
-        self.transactions += 1
-        return steps.Trainer(holder=self.holder, transaction=f"t{self.transactions}")
-
-    def _sleep(self) -> Generator[None, None, None]:
-        yield from self._take(None)
-
-    def _sleep_part(self) -> Generator[None, None, None]:
-        yield from self._take({2 * self.choose(_ENGINES)})
-
-    def _of(self, devices: set[int] | None) -> list[Entry]:
-        every = self.registry
-        return [e for e in every if devices is None or not devices.isdisjoint(e.devices)]
-
-    def _take(self, devices: set[int] | None) -> Generator[None, None, None]:
-        """``Sleeper.sleep``: the Lease, the operator's word, the release, and the last look."""
-        if not self.registry:
-            return
-        me, before = self._me(), self.said.named
-        takes = turn.of(devices or ())
-        named = [e.instance for e in self._of(devices) if e.instance]
-        at: dict[str, Any] = {"tags": _TAGS, "now": self.now, "seen": NOW, "takes": takes}
-        if devices is None:
-            self._step(lambda s: steps.sleep(s, me, **at))
-        elif named:
-            self._step(lambda s: parts.sleep(s, me, instances=named, **at))
-        else:
-            return
-        yield from self._until(lambda: self.acted == me.transaction, me)
-        told = {e.instance for e in self._of(devices) if e.instance}
-        slept = [p for p in self.processes if p.pod.instance in told and p.holds and p.pod.started]
-        runs = [p.pod.instance for p in slept if p.pod.instance]
-        todo: dict[str, Any] = {"instances": runs, "tags": _TAGS, "now": self.now}
-        self._step(lambda s: parts.slept(s, me, **todo))
-        yield
-        for process in slept:
-            process.released = not process.ended
-            yield
-        self._step(lambda s: steps.rests(s, me))
-        out = {*runs, *(run for run in told if before.sleeps(run))}
-        if self.defect != UNTOLD:
-            yield from self._until(
-                lambda: all(e.waits or e.instance in out for e in self._of(devices)), me
-            )
-        self._own(me)
-        self.turns += 1
-        self.kept_waiting += any(e.waits for e in self._of(devices))
-        # A part's engines have released all of their GPUs; the trainer takes those that it named.
-        self.memory |= {*range(2 * _ENGINES)} if devices is None else devices
-        self.look()
-
-    def _until(self, done: Callable[[], bool], me: steps.Trainer) -> Generator[None, None, None]:
-        """NotReady after a while: the trainer does not have the memory."""
-        for _ in range(60):
-            if done():
-                return
-            yield
-            self._own(me)
-        with_rest = self.said.id == me.transaction and self.said.at_work
-        if with_rest:
-            self._step(lambda s: steps.rests(s, me))
-        raise DiesError("the operator has not said so")
-
-    def _own(self, me: steps.Trainer) -> None:
-        if self.said.id != me.transaction:
-            raise DiesError("somebody has begun something else")
-
-    def _wake(self) -> Generator[None, None, None]:
-        """The trainer has let go of all of it, before it says so."""
-        self.memory = set()
-        yield from self._resume(None)
-
-    def _wake_part(self) -> Generator[None, None, None]:
-        first = 2 * self.choose(_ENGINES)
-        self.memory -= {first, first + 1}
-        yield from self._resume({first, first + 1})
-
-    def _resume(self, devices: set[int] | None) -> Generator[None, None, None]:
-        me = self._me()
-        given: Iterable[int] | None = devices
-        if self.defect == PHASE_ALONE:
-            given = range(2 * _ENGINES)
-        if self.said.phase not in (Phase.SLEEPING, Phase.AWAKE):
-            at: dict[str, Any] = {"now": self.now, "seen": NOW - LEASE_SECONDS}
-            self._step(lambda s: parts.give_back(s, me, devices=given, **at))
-            return
-        state = self._step(lambda s: steps.take_on(s, me, now=self.now, seen=NOW))
-        yield from self._until(lambda: self.acted == me.transaction, me)
-        inside = [e for e in self.registry if devices is None or {*e.devices} <= devices]
-        runs = {e.instance for e in inside}
-        self.let_in(run for run in runs if state.sleeps(run))
-        for process in self.processes:
-            run = process.pod.instance
-            if run in runs and state.sleeps(run) and not process.ended:
-                process.released = False
-                self.look()
-                yield
-        self._own(me)
-        if devices is None:
-            self._step(lambda s: steps.wake(s, me, now=self.now))
-            return
-        gone = {*state.asleep} - {p.pod.instance for p in self.processes if not p.ended}
-        awake = {run for run in runs if run} | gone
-        of: dict[str, Any] = {"instances": awake, "now": self.now, "devices": given}
-        self._step(lambda s: parts.wake(s, me, **of))
-
-    def _sync(self) -> Generator[None, None, None]:
-        """It has left the memory, has those started that wait, and wakes whoever sleeps."""
-        self.memory = set()
-        me = self._me()
-        if any(e.waits for e in self.registry):
-            at: dict[str, Any] = {"now": self.now, "seen": NOW - LEASE_SECONDS}
-            self._step(lambda s: parts.give_back(s, me, **at))
-            yield from (None for _ in range(10))
-        at = {"epoch": "", "version": "v", "now": self.now, "seen": NOW - LEASE_SECONDS}
-        runs = [e.instance for e in self.registry if e.instance]
-        state = self._step(lambda s: steps.begin(s, me, engines=runs, **at))
-        yield from self._until(lambda: self.acted == me.transaction, me)
-        self.let_in(run for run in runs if state.sleeps(run))
-        for process in self.processes:
-            if state.sleeps(process.pod.instance):
-                process.released = False
-        self.look()
-        self._step(lambda s: steps.wake(s, me, now=self.now))
-        yield
-        if self.choose(3) and runs:
-            self._step(lambda s: steps.commit(s, me, instances=runs, now=self.now))
-        else:
-            self._step(lambda s: steps.abort(s, me, message="no"))
-
     # --- what is counted
 
     def look(self) -> None:
         """Whether a trainer and an engine hold memory of the same GPU now."""
         for process in self.processes:
-            shared = self.memory.intersection(process.pod.devices)
+            shared = self.trainer.memory.intersection(process.pod.devices)
             if process.holds and shared:
                 self.both.append(f"{process.pod.name} and the trainer on {sorted(shared)}")
 
@@ -449,15 +324,17 @@ class World:
         """One step of anything."""
         self.steps += 1
         self.now += 0.2
+        self._kill_what_outlasts_its_grace()
         if self.choose(40) == 0:
             faults = (
                 *((self.crash, self.evict) * 4),
-                *(self.kill_trainer, self.lose_lease, self.abort_by_force, self.restart_operator),
+                *(self.trainer.dies, self.lose_lease, self.abort_by_force, self.restart_operator),
+                *(self.regroup, self.regroup),
             )
             faults[self.choose(len(faults))]()
             return
         kinds = (
-            *((self.train,) * 6),
+            *((self.trainer.goes_on,) * 6),
             *((self.observe,) * 4),
             *((self.deliver,) * 3),
             *((self.kubelet,) * 3),

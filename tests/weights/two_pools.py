@@ -21,7 +21,8 @@ from sglang_operator.controller.contending import Contending
 from sglang_operator.gates import decide
 from sglang_operator.observed.model import Observed, ObservedChild
 from sglang_operator.plan import seating
-from tests.weights.taking_turns import DiesError, World
+from tests.weights.taking_turns import World
+from tests.weights.turn_things import DiesError
 
 ALONE = "looks at no other pool"
 UNASKED = "wakes engines without asking whether another pool has their GPUs"
