@@ -8,13 +8,16 @@ import pytest
 
 from sglang_operator import testing
 from sglang_operator.client import AsyncPool
-from sglang_operator.testing.engine import weights
+from sglang_operator.testing.engine import held, weights
 from tests.mutants.planted import planted
 from tests.unit.client.fake_pool import NAMESPACE, POOL, FakePool
 from tests.weights_real import planted as defects
+from tests.weights_real import turn_trainer
+from tests.weights_real.__main__ import BY_MEMORY, MUTANTS, TURN_CONTROLS, is_found
 from tests.weights_real.clients import Checker
 from tests.weights_real.ends import NEVER, WOKEN_AWAKE, Ends
 from tests.weights_real.pace import Pace
+from tests.weights_real.pool_runs import Result
 from tests.weights_real.steps import BARE, MAX_RATIO, OURS, Steps
 from tests.weights_real.trainer import PROGRAMS, TENSORS, Order, checkpoint_of
 
@@ -95,7 +98,9 @@ def test_steps_fail_for_what_is_wrong_and_not_for_a_slow_machine(ours, bare, los
     assert measured.good is good
 
 
-@pytest.mark.parametrize("defect", [defects.OPENS_AT_BEGIN, defects.LOADS_OUTSIDE])
+@pytest.mark.parametrize(
+    "defect", [defects.OPENS_AT_BEGIN, defects.LOADS_OUTSIDE, defects.STARTS_ANYWAY]
+)
 def test_what_is_planted_is_still_in_the_source(defect):
     assert planted(defect)
 
@@ -105,7 +110,7 @@ def ended(pod, words):
     return {"metadata": {"name": pod}, "status": {"containerStatuses": [state]}}
 
 
-def test_an_engine_that_is_woken_awake_is_found_unless_its_trainer_was_lost_on_the_way():
+def test_an_engine_that_is_woken_awakeis_found_unless_its_trainer_was_lost_on_the_way():
     ends = Ends()
     ends.doubt(["left", "saved"])
     ends.beyond_doubt(["saved"])
@@ -125,7 +130,7 @@ def test_what_is_looked_for_is_what_a_fake_engine_dies_of(words):
 
 
 @pytest.mark.parametrize("words", NEVER)
-def test_what_no_trainer_may_do_to_an_engine_is_found_by_what_it_dies_of(words):
+def test_what_no_trainer_may_do_to_an_engineis_found_by_what_it_dies_of(words):
     ends = Ends()
     ends.note(ended("pod", f"Traceback\n{words} and so on\n"))
     ends.note(ended("crashed", "RuntimeError: CUDA error: an illegal memory access"))
@@ -151,3 +156,68 @@ def test_a_trainer_puts_the_part_of_its_order_to_sleep_and_wakes_it(program, lef
         slept = [rank for rank, engine in enumerate(world.engines) if engine.released]
         closed = [rank for rank, engine in enumerate(world.engines) if engine.gate != "Open"]
         assert (slept, closed) == (left, left)
+
+
+GPUS = tuple(f"GPU-{index}" for index in range(8))
+
+
+@pytest.mark.parametrize("devices", [(), (2, 3)])
+@pytest.mark.parametrize(
+    ("defect", "held_at"), [("", [False, True]), (turn_trainer.TAKES_EARLY, [True, True])]
+)
+def test_a_trainer_on_the_engines_gpus_has_their_memory_from_its_turn_to_the_wake(
+    tmp_path, monkeypatch, defect, held_at, devices
+):
+    """Whether it has it as it asks for its turn, and while it trains."""
+    order = turn_trainer.TurnOrder(
+        program="turn and wake",
+        holder="trainer-a",
+        devices=devices,
+        folder=str(tmp_path),
+        gpus=GPUS,
+        train_seconds=0.0,
+        defect=defect,
+    )
+    taken = {uuid: held.by_tags(()) for uuid in (map(GPUS.__getitem__, devices or range(8)))}
+    seen = []
+    take_turn = AsyncPool.take_turn
+
+    async def asks(self, *arguments, **options):
+        seen.append(held.used(tmp_path))
+        return await take_turn(self, *arguments, **options)
+
+    monkeypatch.setattr(AsyncPool, "take_turn", asks)
+
+    async def trains(world):
+        def point(name):
+            assert name == turn_trainer.TRAINS
+            released = [rank for rank, engine in enumerate(world.engines) if engine.released]
+            assert released == ([1] if devices else [0, 1, 2])
+            seen.append(held.used(tmp_path))
+
+        async with AsyncPool(POOL, NAMESPACE, identity=world.identity) as pool:
+            await pool.update_from_disk("/c/1", "step-1")
+            job = turn_trainer.Job(pool=pool, order=order, point=point)
+            for step in turn_trainer.PROGRAMS[order.program]:
+                await step(job)
+
+    with FakePool(3) as world:
+        world.turns = world.memory_saver = True
+        world.publish()
+        asyncio.run(trains(world))
+        assert [engine.released for engine in world.engines] == [set()] * 3
+    assert seen == [taken if each else {} for each in held_at]
+    assert held.used(tmp_path) == {}
+
+
+def test_a_control_of_turnsis_found_by_what_it_does_and_by_nothing_else():
+    assert set(BY_MEMORY) <= {*TURN_CONTROLS, *MUTANTS}
+    by_memory, by_answers = (
+        f"turns: {turn_trainer.TAKES_EARLY}",
+        f"turns: {turn_trainer.COMMITS_EARLY}",
+    )
+    both, wrong = Result(1, both=["engine and trainer"]), Result(2)
+    wrong.told.wrong.append("WRONG: garbage weights")
+    assert [is_found(by_memory, [each]) for each in (both, wrong)] == [True, False]
+    assert [is_found(by_answers, [each]) for each in (both, wrong)] == [False, True]
+    assert both.found and wrong.found

@@ -10,6 +10,7 @@ from tests.weights_real.clients import Told
 from tests.weights_real.jobs import RollPoolRuns
 from tests.weights_real.plane import SharedPlane
 from tests.weights_real.pool_runs import PoolRuns, Result, Variant
+from tests.weights_real.turn_runs import TurnRuns
 
 
 async def explore(
@@ -27,8 +28,7 @@ async def explore(
 
     async def one_pool(shared: SharedPlane, number: int) -> None:
         namespace = await asyncio.to_thread(plane.namespace, f"{name}-{number}")
-        kind = PoolRuns if variant.roll is None else RollPoolRuns
-        async with kind(shared, namespace, variant) as pool:
+        async with _kind(variant)(shared, namespace, variant) as pool:
             for seed in left:
                 result = await pool.run(seed)
                 results.append(result)
@@ -41,6 +41,12 @@ async def explore(
         slow = f"the machine was up to {shared.pace.slowest:.1f} times slower than at rest"
         print(f"operators killed: {shared.kills}; {slow}", flush=True)
     return results
+
+
+def _kind(variant: Variant) -> type[PoolRuns]:
+    if variant.turns is not None:
+        return TurnRuns
+    return PoolRuns if variant.roll is None else RollPoolRuns
 
 
 def _tell(result: Result) -> None:
@@ -73,6 +79,7 @@ def table(name: str, results: Sequence[Result]) -> str:
         f"## {name}",
         f"runs {len(results)}, steps {sum(len(r.steps) for r in results)}, "
         f"runs with something found {found}, wrong answers {len(told.wrong)}",
+        f"moments with engine and trainer on one memory {sum(len(r.both) for r in results)}",
         _counted("faults", faults),
         _counted("trainers and engines", outcomes),
         _counted("requests", told.requests),

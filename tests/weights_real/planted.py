@@ -48,3 +48,16 @@ LOADS_OUTSIDE = Mutant(
         ),
     ),
 )
+
+# Nobody asks whose turn it is before an engine is made.
+STARTS_ANYWAY = Mutant(
+    name="starts-amid-a-turn",
+    harm="an engine that ends asleep comes back on the memory that its trainer has by then",
+    edits=(
+        Edit(
+            path="plan/turns.py",
+            before="    return said(pool, observed).trainers\n",
+            after="    return ENGINES\n",
+        ),
+    ),
+)

@@ -73,6 +73,16 @@ class Roll:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Turns:
+    """Trainers on the engines' own GPUs as they are, or as they should not be."""
+
+    defect: str = ""  # what a trainer does (turn_trainer)
+    program: str = ""  # instead of any, and nothing happens by chance
+    aimed: str = ""  # this happens while each trainer has the memory
+    train_seconds: float = 0.0  # for which it has that; by chance
+
+
+@dataclass(frozen=True, kw_only=True)
 class Variant:
     """What is explored: the pool's gate, and trainers as they are or as they should not be."""
 
@@ -87,6 +97,7 @@ class Variant:
     # Before each trainer an engine crashes, and may catch up from a checkpoint.
     recovers: bool = False
     roll: Roll | None = None  # trainers are ROLL's jobs (jobs)
+    turns: Turns | None = None  # trainers are on the engines' GPUs (turn_runs)
 
 
 @dataclass
@@ -98,13 +109,14 @@ class Result:
     outcomes: Counter[str] = field(default_factory=Counter)
     faults: Counter[str] = field(default_factory=Counter)
     told: Told = field(default_factory=Told)
+    both: list[str] = field(default_factory=list)  # moments: engine and trainer on one memory
     problems: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
     @property
     def found(self) -> list[str]:
         """Everything that must not be."""
-        return [*self.told.wrong, *self.problems]
+        return [*self.told.wrong, *self.both, *self.problems]
 
 
 def engines_template() -> Json:

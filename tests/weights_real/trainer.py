@@ -82,13 +82,19 @@ def spawn(
 
 def main(place: Place, order: Order, talk: Connection) -> None:
     """Carry out the order; tells ``("end", error's name, its message)``."""
-    api_weights.LEASE_SECONDS = LEASE_SECONDS
-    hold_at(order.holds, talk)
-    if not order.flushes:
-        _never_send("/flush_cache")
-    if not order.pauses:
-        _never_send("/pause_generation")
+    prepare(order, talk)
     tell(place, lambda: _carry_out(place, order), talk)
+
+
+def prepare(order: Order, talk: Connection) -> Callable[[str], None]:
+    """Have this process be as ordered; what is called at a point that is no request."""
+    api_weights.LEASE_SECONDS = LEASE_SECONDS
+    point = hold_at(order.holds, talk)
+    if not order.flushes:
+        never_send("/flush_cache")
+    if not order.pauses:
+        never_send("/pause_generation")
+    return point
 
 
 def tell(
@@ -107,7 +113,7 @@ def tell(
     os._exit(0)
 
 
-def _never_send(what: str) -> None:
+def never_send(what: str) -> None:
     """What the client asks of engines reaches them, but for this."""
     post = EngineCalls.post
 
@@ -149,28 +155,34 @@ def hold_at(holds: frozenset[int | str], talk: Connection) -> Callable[[str], No
     return point
 
 
+def attached(place: Place, order: Order) -> AsyncPool:
+    """The pool, to be entered, for this trainer."""
+    return AsyncPool(place.pool, place.namespace, kubeconfig=place.kubeconfig, holder=order.holder)
+
+
 async def _carry_out(place: Place, order: Order) -> None:
-    pool = AsyncPool(place.pool, place.namespace, kubeconfig=place.kubeconfig, holder=order.holder)
-    async with pool:
+    async with attached(place, order) as pool:
         if order.ready:
             await pool.wait_ready(60)
         for step in PROGRAMS[order.program]:
             await step(pool, order)
 
 
-async def _sync(pool: AsyncPool, order: Order) -> None:
-    sync = pool.sync(order.version, wait=order.wait, duration=order.lease)
-    async with sync:
+async def sync(pool: AsyncPool, order: Order) -> None:
+    """All buckets, in a sync; TornError in the middle of it where the order says so."""
+    running = pool.sync(order.version, wait=order.wait, duration=order.lease)
+    async with running:
         for index in range(order.buckets):
             if index == order.torn_at:
                 raise TornError(f"at bucket {index}")
-            await sync.update_weights_from_tensor(_bucket(order, index))
+            await running.update_weights_from_tensor(bucket(order, index))
             await asyncio.sleep(order.bucket_seconds)
         if order.checkpoint:
-            sync.checkpoint = checkpoint_of(order.version)
+            running.checkpoint = checkpoint_of(order.version)
 
 
-def _bucket(order: Order, index: int) -> dict[str, Any]:
+def bucket(order: Order, index: int) -> dict[str, Any]:
+    """The body of one request of an update."""
     names = TENSORS[index :: order.buckets]
     body: dict[str, Any] = {"serialized_named_tensors": [weights.bucket(names, order.version)]}
     return {**body, "weight_version": order.version} if order.labels_buckets else body
@@ -189,7 +201,7 @@ async def _strange(pool: AsyncPool, order: Order) -> None:
     """A trainer that does not know of us: it writes to every engine, and pauses nothing."""
     engines = (await pool.wait_ready(60)).engines
     for index in range(order.buckets):
-        body = {"flush_cache": False, **_bucket(order, index)}
+        body = {"flush_cache": False, **bucket(order, index)}
         await _each(pool, engines, "/update_weights_from_tensor", body)
         await asyncio.sleep(order.bucket_seconds)
 
@@ -202,11 +214,11 @@ async def _each(
 
 Step = Callable[[AsyncPool, Order], Awaitable[None]]
 PROGRAMS: dict[str, tuple[Step, ...]] = {
-    "sync": (_sync,),
+    "sync": (sync,),
     "sleep": (_sleep,),
     "wake": (_wake,),
     "nap": (_sleep, _wake),
-    "cycle": (_sleep, _wake, _sync),
-    "sleep and sync": (_sleep, _sync),
+    "cycle": (_sleep, _wake, sync),
+    "sleep and sync": (_sleep, sync),
     "strange": (_strange,),
 }
