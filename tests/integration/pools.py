@@ -11,6 +11,7 @@ from tests.builders import guide_spec
 
 WAIT = 30.0
 QUIET = 2.0
+APPLY = "application/apply-patch+yaml"  # which JSON is too
 
 Json = dict[str, Any]
 
@@ -36,21 +37,19 @@ class PoolUnderTest:
     # --- writing
 
     def apply(self, **changes: Any) -> None:
-        """Apply the guide's spec with these changes; a field set to None is left out."""
+        """Apply the guide's spec with these changes; a field set to None is left out.
+
+        As ``kubectl apply --server-side --force-conflicts`` would, without starting one.
+        """
         spec = {k: v for k, v in guide_spec(**changes).items() if v is not None}
-        self.kubectl(
-            "apply",
-            "-f",
-            "-",
-            input=json.dumps(
-                {
-                    "apiVersion": names.API_VERSION,
-                    "kind": names.KIND,
-                    "metadata": {"name": self.name},
-                    "spec": spec,
-                }
-            ),
-        )
+        body = {
+            "apiVersion": names.API_VERSION,
+            "kind": names.KIND,
+            "metadata": {"name": self.name},
+            "spec": spec,
+        }
+        path = f"{self._path}?fieldManager=kubectl&force=true&fieldValidation=Strict"
+        self.plane.api.call("PATCH", path, body, content_type=APPLY)
 
     def patch(self, spec: Json) -> None:
         """Merge this into the spec."""
