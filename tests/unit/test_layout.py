@@ -5,7 +5,8 @@ import functools
 import importlib
 import importlib.util
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -105,9 +106,9 @@ def _layer(path: Path) -> str:
     return Path(_id(path)).parts[0].removesuffix(".py")
 
 
-def _imports(tree: ast.AST) -> Iterator[str]:
+def _imports(nodes: Iterable[ast.AST]) -> Iterator[str]:
     """Full names of what a module imports, with the names taken from packages of ours."""
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -121,8 +122,31 @@ def _imports(tree: ast.AST) -> Iterator[str]:
                     yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def _parse(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(), filename=str(path))
+@dataclass(frozen=True)
+class Facts:
+    """What is asked of a module, taken out of its syntax tree in one walk; the tree goes."""
+
+    imports: tuple[str, ...]
+    called: frozenset[str]  # names, of methods too
+    texts: frozenset[str]  # that it spells out
+    docstring: str | None
+
+
+@functools.cache
+def _facts(path: Path) -> Facts:
+    tree = ast.parse(path.read_text(), filename=str(path))
+    nodes = list(ast.walk(tree))
+    calls = [node.func for node in nodes if isinstance(node, ast.Call)]
+    constants = [node.value for node in nodes if isinstance(node, ast.Constant)]
+    return Facts(
+        imports=tuple(_imports(nodes)),
+        called=frozenset(
+            func.attr if isinstance(func, ast.Attribute) else getattr(func, "id", "")
+            for func in calls
+        ),
+        texts=frozenset(value for value in constants if isinstance(value, str)),
+        docstring=ast.get_docstring(tree),
+    )
 
 
 def _id(path: Path) -> str:
@@ -154,11 +178,11 @@ def test_the_layers_cover_the_whole_package():
 def test_imports_go_downhill(path):
     layer = _layer(path)
     if layer == "__init__":
-        assert list(_imports(_parse(path))) == ["pkgutil", "pathlib"]
+        assert _facts(path).imports == ("pkgutil", "pathlib")
         return
     targets = {
         name.split(".")[1]
-        for name in _imports(_parse(path))
+        for name in _facts(path).imports
         if name.startswith("sglang_operator.") and name != "sglang_operator.__version__"
     }
     assert targets <= {*_may_import(layer), layer}
@@ -181,12 +205,7 @@ PURE_MODULES = [path for path in _modules() if _layer(path) in PURE]
 
 @pytest.mark.parametrize("path", PURE_MODULES, ids=_id)
 def test_pure_modules_touch_nothing_outside(path):
-    called = {
-        node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-        for node in ast.walk(_parse(path))
-        if isinstance(node, ast.Call)
-    }
-    assert not called & IMPURE_CALLS
+    assert not _facts(path).called & IMPURE_CALLS
 
 
 @pytest.mark.parametrize("path", PURE_MODULES, ids=_id)
@@ -204,7 +223,7 @@ def test_what_a_pure_module_imports_is_pure_however_far_away(path):
 
 @functools.cache
 def _imported(module: Path) -> tuple[tuple[str, Path | None], ...]:
-    return tuple((name, _file_of(name)) for name in _imports(_parse(module)))
+    return tuple((name, _file_of(name)) for name in _facts(module).imports)
 
 
 def _file_of(name: str) -> Path | None:
@@ -218,7 +237,7 @@ def _file_of(name: str) -> Path | None:
 
 
 def test_only_the_shell_imports_kopf():
-    users = [_id(path) for path in _modules() if "kopf" in set(_imports(_parse(path)))]
+    users = [_id(path) for path in _modules() if "kopf" in _facts(path).imports]
     assert users == ["controller/shell.py"]
 
 
@@ -229,7 +248,7 @@ def test_files_stay_small(path):
 
 @pytest.mark.parametrize("path", _modules(), ids=_id)
 def test_every_module_says_what_it_is_for(path):
-    assert ast.get_docstring(_parse(path)) or not path.read_text().strip()
+    assert _facts(path).docstring or not path.read_text().strip()
 
 
 def test_names_of_labels_are_built_in_one_place():
@@ -237,10 +256,9 @@ def test_names_of_labels_are_built_in_one_place():
     for path in _modules():
         if _id(path) == "api/names.py" or _layer(path) == "testing":
             continue
-        for node in ast.walk(_parse(path)):
-            if isinstance(node, ast.Constant) and isinstance(node.value, str):
-                spelled = node.value.startswith(("sglang-operator.dev/", "app.kubernetes.io/"))
-                assert not spelled, f"{path}: {node.value}"
+        for text in _facts(path).texts:
+            spelled = text.startswith(("sglang-operator.dev/", "app.kubernetes.io/"))
+            assert not spelled, f"{path}: {text}"
 
 
 def _mirror(path: Path) -> Path:

@@ -4,6 +4,7 @@ import ast
 import functools
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -32,31 +33,38 @@ def test_no_text_takes_the_place_of_another_of_its_name(owner):
     assert not [name for name, times in found.items() if times > 1]
 
 
-def _aliases(tree: ast.Module, owner: str) -> set[str]:
-    """The names by which a module knows the texts of this owner."""
-    return {
-        alias.asname or alias.name
-        for node in ast.walk(tree)
-        if isinstance(node, ast.ImportFrom) and node.module == f"sglang_operator.{owner}"
-        for alias in node.names
-        if alias.name == "texts"
-    }
+@dataclass(frozen=True)
+class Taken:
+    """What a module says of other modules and their parts, without its syntax tree."""
+
+    imports: tuple[ast.ImportFrom, ...]
+    parts: frozenset[tuple[str, str]]  # texts.NAME: texts, NAME
 
 
 @functools.cache
-def _parsed(path: Path) -> ast.Module:
-    return ast.parse(path.read_text())
+def _taken(path: Path) -> Taken:
+    nodes = list(ast.walk(ast.parse(path.read_text())))
+    return Taken(
+        imports=tuple(node for node in nodes if isinstance(node, ast.ImportFrom)),
+        parts=frozenset(
+            (node.value.id, node.attr)
+            for node in nodes
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
+        ),
+    )
 
 
 def _used(path: Path, owner: str) -> Iterator[str]:
-    tree = _parsed(path)
-    aliases = _aliases(tree, owner)
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-            if node.value.id in aliases:
-                yield node.attr
-        elif isinstance(node, ast.ImportFrom) and node.module == f"sglang_operator.{owner}.texts":
-            yield from (alias.name for alias in node.names)
+    """The texts of this owner that a module says."""
+    taken = _taken(path)
+    names = [(node.module, alias) for node in taken.imports for alias in node.names]
+    yield from (alias.name for of, alias in names if of == f"sglang_operator.{owner}.texts")
+    aliases = {
+        alias.asname or alias.name
+        for of, alias in names
+        if of == f"sglang_operator.{owner}" and alias.name == "texts"
+    }
+    yield from (name for known, name in taken.parts if known in aliases)
 
 
 @functools.cache
