@@ -1,52 +1,50 @@
 """Engines of two nodes each on a real control plane: they come, go and come back as one."""
 
-import json
+from collections.abc import Iterator
+from itertools import product
 from typing import Any
 
 import pytest
 
-from sglang_operator.api import names
+from sglang_operator.api import conditions
+from tests.integration.members import (
+    ENGINES,
+    RANKS,
+    UNGATED,
+    Members,
+    apply,
+    delete,
+    drain,
+    evict,
+    made,
+    may_go,
+    members,
+    name,
+    of,
+    pod,
+    serving,
+    whole,
+)
 from tests.integration.pools import PoolUnderTest
 
 pytestmark = pytest.mark.plane("5x8", quiet=True)
 
-ENGINES = ("g0-15", "g16-31")
-RANKS = (0, 1)
-UNGATED = {"gate": "Off"}
+BOTH = {"g0-15": 0, "g16-31": 0}
 
 
-def apply(pool: PoolUnderTest, **changes: Any) -> None:
-    pool.apply(num_gpus_per_worker=16, device_mapping="list(range(0,32))", **changes)
+def played(**annotations: str) -> dict[str, Any]:
+    """A podTemplate that tells KWOK how the containers of its pods behave."""
+    return {"metadata": {"annotations": {f"fake.sglang/{k}": v for k, v in annotations.items()}}}
 
 
-def members(pool: PoolUnderTest) -> dict[tuple[str, int, int], str]:
-    """UIDs of pods that have not ended and stay, by engine, attempt and node rank."""
-    found = {}
-    for pod in pool.pods():
-        meta = pod["metadata"]
-        if meta.get("deletionTimestamp") or pod["status"].get("phase") in ("Failed", "Succeeded"):
-            continue
-        engine = meta["labels"][names.LABEL_ENGINE]
-        rank = names.node_rank_of(meta["name"])
-        assert rank is not None
-        found[engine, names.attempt_of(meta["name"]), rank] = meta["uid"]
-    return found
-
-
-def whole(pool: PoolUnderTest, attempts: dict[str, int]) -> dict[tuple[str, int, int], str]:
-    """Wait until exactly these attempts are there, whole, and the pool is Ready."""
-    wanted = {(engine, attempt, rank) for engine, attempt in attempts.items() for rank in RANKS}
-    pool.wait(lambda: members(pool).keys() == wanted and pool.is_ready(), f"{attempts}", 60)
-    return members(pool)
-
-
-def name(engine: str, attempt: int, rank: int) -> str:
-    return f"actor-infer-{engine}-{attempt}n{rank}"
+LOADING = played(**{"start-delay": "1h"})
+# A node selector that no node has.
+NOWHERE = {"spec": {"nodeSelector": {"example.com/none": "true"}}}
 
 
 def test_two_engines_of_two_nodes_are_up_and_told_as_two(pool):
     apply(pool)
-    whole(pool, {"g0-15": 0, "g16-31": 0})
+    whole(pool, BOTH)
     assert pool.status["readySummary"] == "2/2"
     assert pool.status["replicas"] == 2
     registry = pool.registry()
@@ -59,18 +57,16 @@ def test_two_engines_of_two_nodes_are_up_and_told_as_two(pool):
 @pytest.mark.parametrize("rank", RANKS)
 def test_a_member_that_is_deleted_takes_its_engine_and_no_other(pool, rank):
     apply(pool)
-    before = whole(pool, {"g0-15": 0, "g16-31": 0})
-    pool.kubectl("delete", "pod", name("g0-15", 0, rank), "--wait=false")
+    before = whole(pool, BOTH)
+    delete(pool, name("g0-15", 0, rank))
     after = whole(pool, {"g0-15": 1, "g16-31": 0})
-    assert {k: v for k, v in after.items() if k[0] == "g16-31"} == {
-        k: v for k, v in before.items() if k[0] == "g16-31"
-    }
+    assert of("g16-31", after) == of("g16-31", before)
 
 
 @pytest.mark.parametrize("rank", RANKS)
 def test_a_member_that_is_gone_at_once_takes_its_engine(pool, rank):
     apply(pool)
-    whole(pool, {"g0-15": 0, "g16-31": 0})
+    whole(pool, BOTH)
     pool.kubectl("delete", "pod", name("g16-31", 0, rank), "--force", "--grace-period=0")
     whole(pool, {"g0-15": 0, "g16-31": 1})
 
@@ -78,7 +74,7 @@ def test_a_member_that_is_gone_at_once_takes_its_engine(pool, rank):
 @pytest.mark.parametrize("rank", RANKS)
 def test_a_member_that_ends_takes_its_engine_and_its_cause_is_told(pool, rank):
     apply(pool)
-    whole(pool, {"g0-15": 0, "g16-31": 0})
+    whole(pool, BOTH)
     pool.break_pod(name("g0-15", 0, rank), message="torch.OutOfMemoryError: CUDA out of memory")
     whole(pool, {"g0-15": 1, "g16-31": 0})
     told = pool.status["lastFailures"]
@@ -88,67 +84,186 @@ def test_a_member_that_ends_takes_its_engine_and_its_cause_is_told(pool, rank):
     pool.wait(lambda: len(pool.pods()) == 4, "the tombstone goes")
 
 
-def test_an_argument_changes_one_engine_after_the_other(pool):
+def test_an_argument_changes_one_engine_after_the_other_on_nodes_that_are_full(pool):
+    """With maxSurge too, which finds no room for one more, and says so."""
     apply(pool, weights=UNGATED, seed=1)
-    before = set(whole(pool, {"g0-15": 0, "g16-31": 0}).values())
+    before = set(whole(pool, BOTH).values())
     apply(pool, weights=UNGATED, seed=2)
+    before = replaced(pool, before)
+    apply(pool, weights=UNGATED, seed=3, rollout={"maxSurge": 1})
+    pool.told(conditions.SURGE_NO_ROOM)
+    replaced(pool, before)
 
-    def replaced() -> bool:
+
+def replaced(pool: PoolUnderTest, before: set[str]) -> set[str]:
+    """Wait until none of these pods is there, and two engines are whole; the UIDs of theirs."""
+
+    def others() -> bool:
         there = members(pool)
         # One that is gone before the next is made leaves its name to it.
         engines = sorted((engine, rank) for engine, _, rank in there)
         new = before.isdisjoint(there.values()) and pool.is_ready()
-        return new and engines == [(engine, rank) for engine in ENGINES for rank in RANKS]
+        return new and engines == list(product(ENGINES, RANKS))
 
-    pool.wait(replaced, "all pods replaced", 60)
+    pool.wait(others, "all pods replaced", 60)
+    return set(members(pool).values())
 
 
 def test_to_nothing_and_back(pool):
     apply(pool, weights=UNGATED)
-    whole(pool, {"g0-15": 0, "g16-31": 0})
+    whole(pool, BOTH)
     pool.patch({"replicas": 0})
     pool.wait(lambda: not pool.pods(), "no pod", 60)
     pool.patch({"replicas": 2})
-    whole(pool, {"g0-15": 0, "g16-31": 0})
+    whole(pool, BOTH)
 
 
-def evict(pool: PoolUnderTest, pod: str) -> bool:
-    """Whether it may be evicted now; if so, it is."""
-    eviction = {
-        "apiVersion": "policy/v1",
-        "kind": "Eviction",
-        "metadata": {"name": pod, "namespace": pool.namespace},
-    }
-    path = f"/api/v1/namespaces/{pool.namespace}/pods/{pod}/eviction"
-    done = pool.plane.kubectl(
-        "create", "--raw", path, "-f", "-", input=json.dumps(eviction), check=False
-    )
-    return done.returncode == 0
-
-
-def test_an_eviction_takes_one_engine_and_the_next_has_to_wait(pool):
+@pytest.mark.parametrize("rank", RANKS)
+def test_an_eviction_takes_one_engine_and_the_next_has_to_wait(pool, rank):
     apply(pool, weights=UNGATED)
-    whole(pool, {"g0-15": 0, "g16-31": 0})
-
-    def allowed() -> bool:
-        path = f"/apis/policy/v1/namespaces/{pool.namespace}/poddisruptionbudgets"
-        (budget,) = pool.plane.api.get(path)["items"]
-        return bool(budget.get("status", {}).get("disruptionsAllowed") == 1)
-
-    pool.wait(allowed, "one may go")
-    assert evict(pool, name("g0-15", 0, 1))
+    whole(pool, BOTH)
+    pool.wait(lambda: may_go(pool), "one may go")
+    assert evict(pool, name("g0-15", 0, rank))
     assert not evict(pool, name("g16-31", 0, 1))
     assert not evict(pool, name("g16-31", 0, 0))
     whole(pool, {"g0-15": 1, "g16-31": 0})
-    pool.wait(allowed, "the next may go")
+    pool.wait(lambda: may_go(pool), "the next may go")
 
 
-def test_a_node_that_is_gone_takes_the_engine_that_had_a_pod_there(pool):
-    """The last test: a node is missing afterwards."""
+@pytest.fixture
+def drained(plane) -> Iterator[list[str]]:
+    """Nodes that a test drains, which are open again afterwards."""
+    nodes: list[str] = []
+    yield nodes
+    for node in nodes:
+        plane.kubectl("uncordon", node)
+
+
+def test_a_node_that_is_drained_gives_its_engine_to_others(pool, drained):
+    """There is one to spare."""
+    apply(pool, weights=UNGATED)
+    before = whole(pool, BOTH)
+    node = pod(pool, name("g0-15", 0, 1))["spec"]["nodeName"]
+    drained.append(node)
+    drain(pool, node)
+    after = whole(pool, {"g0-15": 1, "g16-31": 0})
+    assert of("g16-31", after) == of("g16-31", before)
+    assert node not in {each["spec"]["nodeName"] for each in pool.pods()}
+
+
+def test_a_pod_that_is_deleted_while_it_waits_for_a_node_leaves_no_half_engine(pool):
+    """Of one engine it is the leader, of the other the follower."""
+    apply(pool, podTemplate=NOWHERE)
+    before = made(pool, BOTH)
+    gone = {before["g0-15", 0, 0], before["g16-31", 0, 1]}
+    delete(pool, name("g0-15", 0, 0), name("g16-31", 0, 1))
+
+    def back() -> bool:
+        there = members(pool)
+        engines = sorted((engine, rank) for engine, _, rank in there)
+        alike = len({(engine, attempt) for engine, attempt, _ in there}) == len(ENGINES)
+        return (
+            alike and engines == list(product(ENGINES, RANKS)) and gone.isdisjoint(there.values())
+        )
+
+    pool.wait(back, "both engines have their pods")
+
+
+def test_a_pod_that_ends_or_is_deleted_while_its_engine_loads_takes_it(pool):
+    """Of one engine it is the leader, of the other the follower."""
+    apply(pool, podTemplate=LOADING)
+    running(pool, made(pool, BOTH))
+    for engine, rank in zip(ENGINES, RANKS, strict=True):
+        pool.break_pod(name(engine, 0, rank), message="torch.OutOfMemoryError: CUDA out of memory")
+    running(pool, made(pool, {"g0-15": 1, "g16-31": 1}))
+    told = pool.wait(lambda: pool.status.get("lastFailures"), "what they died of")
+    assert {each["reason"] for each in told} == {"CUDAOutOfMemory"}
+    delete(pool, name("g0-15", 1, 1), name("g16-31", 1, 0))
+    made(pool, {"g0-15": 2, "g16-31": 2})
+
+
+def running(pool: PoolUnderTest, there: Members) -> None:
+    """Wait until the containers of these pods run."""
+
+    def run() -> bool:
+        return all(pod(pool, name(*key))["status"]["phase"] == "Running" for key in there)
+
+    pool.wait(run, "the containers run")
+
+
+def test_a_follower_that_ends_while_its_engine_drains_ends_the_drain(pool):
+    """Nobody answers without it, for the rest of the grace."""
+    slow = played(**{"stop-delay": "600"})
+    apply(pool, weights=UNGATED, podTemplate=slow, drain={"gracePeriodSeconds": 600})
+    before = whole(pool, BOTH)
+    delete(pool, name("g0-15", 0, 0))
+    pool.wait(lambda: ("g0-15", 0, 0) not in members(pool), "the drain")
+    pool.wait_rest()
+    assert members(pool).keys() == before.keys() - {("g0-15", 0, 0)}
+    pool.break_pod(name("g0-15", 0, 1))
+    made(pool, {"g0-15": 1, "g16-31": 0})
+
+
+def test_of_two_that_run_beside_each_other_for_a_rollout_one_ends_and_not_the_other(pool):
+    spec = {"weights": UNGATED, "replicas": 1, "rollout": {"maxSurge": 1}}
+    apply(pool, **spec)
+    old = whole(pool, {"g0-15": 0})
+    apply(pool, **spec, podTemplate=LOADING, restart={"backoffSeconds": 1})
+    new = beside(pool, old, 1)
+    for attempt, rank in ((1, 0), (2, 1)):
+        pool.break_pod(name("g0-15", attempt, rank))
+        new = beside(pool, old, attempt + 1)
+    assert serving(pool) == {("g0-15", 0)}
+    pool.break_pod(name("g0-15", 0, 1))
+    pool.wait(lambda: members(pool) == new, "the new one alone")
+
+
+def beside(pool: PoolUnderTest, old: Members, attempt: int) -> Members:
+    """Wait until this try runs beside the old one; its pods."""
+    wanted = {("g0-15", attempt, rank) for rank in RANKS}
+    pool.wait(lambda: members(pool).keys() == old.keys() | wanted, f"try {attempt} beside it")
+    found = members(pool)
+    running(pool, found)
+    assert {key: found[key] for key in old} == old
+    return {key: found[key] for key in wanted}
+
+
+@pytest.fixture
+def small(pool) -> Iterator[PoolUnderTest]:
+    """A pool of engines of one pod, in the namespace of the other."""
+    small = PoolUnderTest(pool.plane, pool.namespace, "small")
+    yield small
+    small.delete("--wait=false", "--ignore-not-found")
+
+
+def test_engines_of_all_sizes_live_side_by_side(pool, small):
+    """What becomes of one is nothing to the others, of one pool or of two."""
+    apply(pool, weights=UNGATED)
+    small.apply(device_mapping="list(range(0,8))", weights=UNGATED)
+    large, single = whole(pool, BOTH), small.wait_ready()
+    delete(small, "small-g2-3-0")
+    delete(pool, name("g16-31", 0, 0))
+    after = whole(pool, {"g0-15": 0, "g16-31": 1})
+    assert of("g0-15", after) == of("g0-15", large)
+    small.wait(lambda: small.uids().get("g2-3") not in (None, single["g2-3"]), "its next try")
+    there = small.wait_ready()
+    assert {engine for engine in single if there[engine] != single[engine]} == {"g2-3"}
+    for each in (pool, small):
+        each.patch({"replicas": 0})
+    pool.wait(lambda: not pool.all_pods(), "no pod", 60)
+    pool.patch({"replicas": 2})
+    small.patch({"replicas": 4})
+    whole(pool, BOTH)
+    small.wait_ready()
+
+
+@pytest.mark.parametrize("rank", RANKS)
+def test_a_node_that_is_gone_takes_the_engine_that_had_a_pod_there(pool, rank):
     apply(pool)
-    whole(pool, {"g0-15": 0, "g16-31": 0})
-    (follower,) = [p for p in pool.pods() if p["metadata"]["name"] == name("g0-15", 0, 1)]
-    pool.plane.kubectl("delete", "node", follower["spec"]["nodeName"])
+    whole(pool, BOTH)
+    node = pod(pool, name("g0-15", 0, rank))["spec"]["nodeName"]
+    pool.plane.delete_node(node)
     whole(pool, {"g0-15": 1, "g16-31": 0})
     told = [(each["reason"], each["pod"]) for each in pool.status["lastFailures"]]
-    assert told == [("NodeLost", name("g0-15", 0, 1))]
+    assert told == [("NodeLost", name("g0-15", 0, rank))]
+    pool.plane.add_node(node)
