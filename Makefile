@@ -47,6 +47,10 @@ gpu: $(STAMP) tools ## Real engines on real GPUs: SGLANG_GPU='--python …', as 
 installs: $(STAMP) tools ## Each way to install, on real nodes; each verb of the roles: minutes
 	$(PYTEST) tests/installs $(ARGS)
 
+.PHONY: groups
+groups: $(STAMP) tools ## Engines of several pods on two real nodes, ended in each way: minutes
+	$(PYTEST) tests/groups $(ARGS)
+
 faults-subset: $(STAMP) tools
 	$(PYTEST) tests/faults $(ARGS)
 
