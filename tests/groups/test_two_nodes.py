@@ -312,7 +312,7 @@ def test_a_node_without_power_takes_its_engine_which_comes_back_on_the_other(pla
 
 
 def test_new_engines_come_first_where_there_is_room_and_one_serves_meanwhile(pool):
-    spec = {"replicas": 1, "rollout": {"maxSurge": 1}, "env": {"LOAD_SECONDS": 3}}
+    spec: dict[str, Any] = {"replicas": 1, "rollout": {"maxSurge": 1}, "env": {"LOAD_SECONDS": 3}}
     apply(pool, **spec)
     old = whole(pool, {"g0-15": 0})
     apply(pool, **spec, seed=7)
@@ -331,7 +331,7 @@ def test_new_engines_come_first_where_there_is_room_and_one_serves_meanwhile(poo
 
 @pytest.mark.parametrize("rank", RANKS)
 def test_a_new_engine_that_loses_a_pod_costs_nobody(pool, rank):
-    spec = {"replicas": 1, "rollout": {"maxSurge": 1}}
+    spec: dict[str, Any] = {"replicas": 1, "rollout": {"maxSurge": 1}}
     apply(pool, **spec)
     old = whole(pool, {"g0-15": 0})
     apply(pool, **spec, env={"LOAD_SECONDS": 8})
@@ -347,7 +347,7 @@ def test_a_new_engine_that_loses_a_pod_costs_nobody(pool, rank):
 
 
 def test_without_room_for_a_new_one_engines_are_replaced_in_place_and_that_is_told(pool):
-    spec = {"rollout": {"maxSurge": 1}}
+    spec: dict[str, Any] = {"rollout": {"maxSurge": 1}}
     apply(pool, **spec)
     old = whole(pool, BOTH)
     apply(pool, **spec, seed=7)

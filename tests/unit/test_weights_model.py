@@ -96,9 +96,11 @@ def test_many_runs_beside_trainers_and_operators_that_know_of_no_parts(gate):
 def found(defect, gate, **how):
     """Whether one of the seeds from where it begins shows this defect."""
     begin = BEGIN.get(defect, 0)
-    control = partial(model.run, defect=defect, gate=gate, **how)
     seeds = range(begin, begin + FINDING)
-    return any(control(random.Random(seed).randrange).violations for seed in seeds)
+    return any(
+        model.run(random.Random(seed).randrange, defect=defect, gate=gate, **how).violations
+        for seed in seeds
+    )
 
 
 @pytest.mark.parametrize(("defect", "gate"), part_sleep.CONTROLS)

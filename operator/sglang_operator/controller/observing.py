@@ -137,9 +137,10 @@ class Observer:
         """
         if seats is None and isinstance(memory.resolved, Pool):
             memory.beyond, memory.gpus = 0, {}
+            if not (unseen := list(self._out_of_sight(key))):
+                return observed  # as nearly always
             there = {pod.uid for pod in observed.all_pods}
-            unseen = (pod for pod in self._out_of_sight(key) if pod.uid not in there)
-            return replace(observed, departing=tuple(unseen))
+            return replace(observed, departing=tuple(p for p in unseen if p.uid not in there))
         if seats is not None and seats.gpus:
             memory.gpus = seats.gpus
         counts = seats is not None or memory.gpus
