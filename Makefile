@@ -109,7 +109,7 @@ bench: $(STAMP) tools ## Pods per second, CPU and memory, against a raw client i
 weights-model: $(STAMP) ## 100,000 runs of everything between a trainer's bytes and a client's answer
 	$(BIN)/python -m tests.weights $(ARGS)
 
-weights-real: $(STAMP) tools ## The same on real containers, clients asking all the while; its controls: 20 min
+weights-real: $(STAMP) tools ## The same on real containers, clients asking all the while; its controls: 35 min
 	$(BIN)/python -m tests.weights_real $(ARGS)
 
 bench-peers: $(STAMP) tools ## The same against KubeRay, LeaderWorkerSet and JobSet as shipped (builds them)

@@ -17,7 +17,7 @@ from sglang_operator.testing.engine import weights
 from sglang_operator.testing.installed import InstalledOperator
 from tests.builders import with_config
 from tests.integration.pools import PoolUnderTest
-from tests.weights_real import pool_runs, steps, trainer
+from tests.weights_real import pool_runs, steps, trainer, turn_runs
 from tests.weights_real.engines import CONTROL_PORT
 from tests.weights_real.exploring import explore
 from tests.weights_real.plane import in_network
@@ -269,4 +269,17 @@ def test_clients_get_whole_weights_whatever_trainers_engines_and_operators_do(pl
         lambda: explore(plane, [operator], pool_runs.Variant(), (97, 99), name="explored", pools=1),
     )
     assert [result.found for result in results] == [[], []]
+    assert sum(n for result in results for n in result.told.answers.values()) > 30
+
+
+def test_trainer_and_engines_on_the_same_gpus_take_turns_whatever_trainers_and_engines_do(
+    plane, operator
+):
+    """A subset of ``make weights-real ARGS="--only turns"``."""
+    variant = pool_runs.Variant(turns=pool_runs.Turns())
+    results = in_network(
+        plane, lambda: explore(plane, [operator], variant, (1, 2), name="turns", pools=1)
+    )
+    assert [result.found for result in results] == [[], []]
+    assert sum(result.outcomes[turn_runs.TURN] for result in results) > 0
     assert sum(n for result in results for n in result.told.answers.values()) > 30
