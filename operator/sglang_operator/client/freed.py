@@ -12,9 +12,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from sglang_operator.client import beside, turn_texts
+from sglang_operator.client import beside, texts, turn_texts
 from sglang_operator.client.errors import NotReady, Unsupported
-from sglang_operator.client.registry import Engine
+from sglang_operator.client.registry import Engine, Registry
+from sglang_operator.weights import lease_state
 
 if TYPE_CHECKING:
     from sglang_operator.client.pool import AsyncPool
@@ -46,6 +47,29 @@ class Freed:
         count = len(self.gpus)
         gpus = "1 GPU" if count == 1 else f"{count} GPUs"
         return turn_texts.FREED.format(size=_size(self.bytes), gpus=gpus)
+
+
+def known_tags(tags: tuple[str, ...], registry: Registry) -> None:
+    """Raises Unsupported where these engines cannot release this memory."""
+    for engine in registry.present:
+        _check_tags(tags, engine.features.memory_tags, engine.engine_version)
+    if registry.memory_saver is False:
+        raise Unsupported(texts.NO_MEMORY_SAVER)
+
+
+def _check_tags(tags: tuple[str, ...], known: tuple[str, ...], version: str) -> None:
+    named = " and ".join(tags)
+    unknown = [tag for tag in tags if tag not in lease_state.MEMORY_TAGS or tag not in known]
+    if unknown and (known or not set(tags) <= set(lease_state.MEMORY_TAGS)):
+        raise Unsupported(
+            texts.TAGS_UNKNOWN.format(
+                version=version,
+                tags=" and ".join(unknown),
+                known=", ".join(known or lease_state.SLEEP_TAGS),
+            )
+        )
+    if not known and not set(lease_state.SLEEP_TAGS) <= set(tags):
+        raise Unsupported(texts.TAGS_NOT_APART.format(version=version, tags=named))
 
 
 async def can_release(pool: "AsyncPool", engines: Iterable[Engine]) -> None:

@@ -8,6 +8,7 @@ memory released.  The Lease keeps which instances sleep: waking one that restart
 
 import asyncio
 import contextlib
+import functools
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
@@ -15,7 +16,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from sglang_operator import supervision
-from sglang_operator.client import beside, freed, pausing, texts, turns
+from sglang_operator.client import beside, freed, left_at_work, pausing, texts, turns
 from sglang_operator.client import devices as ids
 from sglang_operator.client.errors import (
     EngineError,
@@ -66,29 +67,6 @@ def _serves(engine: Engine, part: ids.Part) -> bool:
     """
     is_open = engine.gate == OPEN and part is not ids.whole
     return engine.gate is not None and (is_open or engine.state == IN_SERVICE)
-
-
-def _check(tags: tuple[str, ...], registry: Registry) -> None:
-    """Raises Unsupported where these engines cannot release this memory."""
-    for engine in registry.present:
-        _check_tags(tags, engine.features.memory_tags, engine.engine_version)
-    if registry.memory_saver is False:
-        raise Unsupported(texts.NO_MEMORY_SAVER)
-
-
-def _check_tags(tags: tuple[str, ...], known: tuple[str, ...], version: str) -> None:
-    named = " and ".join(tags)
-    unknown = [tag for tag in tags if tag not in lease_state.MEMORY_TAGS or tag not in known]
-    if unknown and (known or not set(tags) <= set(lease_state.MEMORY_TAGS)):
-        raise Unsupported(
-            texts.TAGS_UNKNOWN.format(
-                version=version,
-                tags=" and ".join(unknown),
-                known=", ".join(known or lease_state.SLEEP_TAGS),
-            )
-        )
-    if not known and not set(lease_state.SLEEP_TAGS) <= set(tags):
-        raise Unsupported(texts.TAGS_NOT_APART.format(version=version, tags=named))
 
 
 def _going_on(
@@ -173,6 +151,8 @@ class Sleeper:
         """See ``AsyncPool.sleep``; without ``devices`` it is about all engines."""
         part = ids.overlapping(devices) if devices else ids.whole
         with self._pool.turn.taken("sleep()"):
+            woken = functools.partial(self._woken, lease_state.MEMORY_TAGS, part, devices)
+            await left_at_work.settled(self._pool, self._taken, woken, timeout)
             return await self._sleep(part, devices, tags, settle, timeout, loading)
 
     async def _sleep(
@@ -186,7 +166,7 @@ class Sleeper:
     ) -> Freed:
         await self._renewed()
         registry = part(await self._pool.fresh())
-        _check(tags, registry)
+        freed.known_tags(tags, registry)
         await reach(self._pool, registry)
         await freed.can_release(self._pool, registry.present)
         await self._answering(loading, part, tags)
@@ -412,7 +392,16 @@ class Sleeper:
             part(await self._pool.fresh())  # that there is one, before anything is taken
         if (only := await turns.only_awaited(self._pool, part, devices)) is not None:
             return only
-        hold, state = await self._own()
+        return await self._woken(tags, part, devices, *await self._own())
+
+    async def _woken(
+        self,
+        tags: tuple[str, ...],
+        part: ids.Part,
+        devices: Collection[int],
+        hold: LeaseHold,
+        state: Transaction,
+    ) -> Transaction:
         async with self._at_work(hold):
             await turns.let_in(self._pool, part, hold.trainer.transaction)
             after = await self._awaken(hold, state, tags, part, devices)
