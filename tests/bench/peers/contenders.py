@@ -15,7 +15,7 @@ from sglang_operator.kube.client import ApiClient
 from sglang_operator.kube.errors import ApiError
 from sglang_operator.testing import ControlPlane
 from sglang_operator.testing.ports import HOST, free
-from tests.bench.contenders import LABELS, NAME, Contender, bodies
+from tests.bench.contenders import GROUPED, LABELS, NAME, Contender, bodies
 from tests.bench.peers import builds
 
 ACCOUNT = ("peers", "operator")
@@ -196,15 +196,19 @@ class LeaderWorkerSet(PeerOperator):
 
     peer = builds.LWS
     manifests = "config/default"
+    pods = 1  # of each group
 
     def object(self, namespace: str, size: int) -> tuple[str, Json]:
+        template = self.template()
+        if self.pods > 1:
+            template["metadata"] = {**template["metadata"], **GROUPED["metadata"]}
         return f"/apis/leaderworkerset.x-k8s.io/v1/namespaces/{namespace}/leaderworkersets", {
             "apiVersion": "leaderworkerset.x-k8s.io/v1",
             "kind": "LeaderWorkerSet",
             "metadata": {"name": NAME},
             "spec": {
-                "replicas": size,
-                "leaderWorkerTemplate": {"size": 1, "workerTemplate": self.template()},
+                "replicas": size // self.pods,
+                "leaderWorkerTemplate": {"size": self.pods, "workerTemplate": template},
             },
         }
 
@@ -214,6 +218,12 @@ class LeaderWorkerSet(PeerOperator):
             "leaderElection": {"leaderElect": True, "resourceNamespace": self._namespace},
         }
         return [f"--config={self.configuration(content)}"]
+
+
+class PairsOfLeaderWorkerSet(LeaderWorkerSet):
+    """Groups of two pods."""
+
+    pods = 2
 
 
 class JobSet(PeerOperator):
