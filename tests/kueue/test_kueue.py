@@ -1,140 +1,29 @@
 """Pools in queues of the real Kueue: who waits, who is let in, who makes way and who comes back."""
 
-import itertools
 import json
 import re
-from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytest
 
 from sglang_operator.api import conditions, names
 from sglang_operator.scheduling import texts
-from sglang_operator.testing import ControlPlane, errors, kueue
-from sglang_operator.testing.installed import InstalledOperator
-from sglang_operator.testing.kueue import Kueue
+from sglang_operator.testing import errors, kueue
 from tests.docs import pages
 from tests.integration.pools import PoolUnderTest
 from tests.integration.test_docs import example, run, session
+from tests.kueue.queues import (
+    FOUR,
+    GPUS,
+    PAIRS,
+    QUEUE,
+    WAIT,
+    failures,
+    running,
+    summary,
+    waiting,
+)
 
-GPUS = "nvidia.com/gpu"
 RACK = "example.com/rack"
-QUEUE = "gpus"
-WAIT = 60.0
-PAIRS = {"num_gpus_per_worker": 16, "device_mapping": "list(range(0,32))"}
-FOUR = {"device_mapping": "list(range(0,8))"}
-_numbers = itertools.count()
-
-
-@pytest.fixture(scope="module")
-def plane() -> Iterator[ControlPlane]:
-    if reason := kueue.missing():
-        pytest.skip(reason)
-    with ControlPlane("6x8", node_monitor_grace_seconds=2.0) as plane:
-        yield plane
-
-
-@pytest.fixture(scope="module")
-def installed(plane: ControlPlane) -> Kueue:
-    installed = Kueue(plane)
-    installed.install()
-    for name, value in (("low", 10), ("high", 100)):
-        installed.apply(
-            {"kind": "WorkloadPriorityClass", "metadata": {"name": name}, "value": value}
-        )
-    return installed
-
-
-@pytest.fixture(scope="module")
-def operator(plane: ControlPlane, installed: Kueue) -> Iterator[InstalledOperator]:
-    with InstalledOperator(plane) as operator:
-        yield operator
-    lines = operator.log.read_text().splitlines()
-    assert not [line for line in lines if " ERROR " in line]
-
-
-class Queue:
-    """A quota of its own, and pools in a namespace that wait for it."""
-
-    def __init__(self, plane: ControlPlane, installed: Kueue, most: int) -> None:
-        self.plane, self.kueue = plane, installed
-        self.namespace = plane.namespace(f"queue-{next(_numbers)}")
-        self.pools: list[PoolUnderTest] = []
-        preemption = {"withinClusterQueue": "LowerPriority"}
-        installed.quota(self.namespace, {GPUS: most}, preemption=preemption)
-        installed.queue(self.namespace, QUEUE, of=self.namespace)
-
-    def pool(
-        self, name: str = "actor", *, scheduling: dict[str, str] | None = None, **spec: Any
-    ) -> PoolUnderTest:
-        """A pool in the queue; it is applied."""
-        pool = PoolUnderTest(self.plane, self.namespace, name)
-        self.pools.append(pool)
-        chosen = {"gang": "Kueue", "queueName": QUEUE, **(scheduling or {})}
-        pool.apply(scheduling=chosen, **{"weights": {"gate": "Off"}, **FOUR, **spec})
-        return pool
-
-    def remove(self) -> None:
-        for pool in self.pools:
-            pool.delete("--wait=false", "--ignore-not-found")
-        self.plane.wait(lambda: not self.left(), WAIT, "no pod and no Workload left")
-
-    def left(self) -> list[str]:
-        """Pods and Workloads of the namespace."""
-        pods = self.plane.api.get(f"/api/v1/namespaces/{self.namespace}/pods")["items"]
-        return [each["metadata"]["name"] for each in (*pods, *self.kueue.workloads(self.namespace))]
-
-
-@pytest.fixture
-def queue(
-    plane: ControlPlane, installed: Kueue, operator: InstalledOperator
-) -> Iterator[Callable[[int], Queue]]:
-    made: list[Queue] = []
-
-    def make(most: int) -> Queue:
-        made.append(Queue(plane, installed, most))
-        return made[-1]
-
-    yield make
-    for each in made:
-        each.remove()
-
-
-def running(pool: PoolUnderTest) -> set[str]:
-    """The names of its pods that run and stay."""
-    return {
-        pod["metadata"]["name"]
-        for pod in pool.pods()
-        if pod["status"].get("phase") == "Running" and "deletionTimestamp" not in pod["metadata"]
-    }
-
-
-def summary(pool: PoolUnderTest, told: str) -> None:
-    pool.wait(lambda: pool.status.get("readySummary") == told, f"READY {told}", WAIT)
-
-
-def waiting(pool: PoolUnderTest, engines: int) -> dict[str, Any]:
-    """The condition Ready, once it tells of so many engines in the queue."""
-    begun = f"{engines} engine{'' if engines == 1 else 's'} waiting until Kueue's LocalQueue"
-
-    def told() -> dict[str, Any]:
-        found = pool.condition(conditions.READY)
-        assert str(found.get("message")).startswith(begun), found
-        return found
-
-    found: dict[str, Any] = pool.wait(told, begun, WAIT)
-    assert found["reason"] == conditions.WAITING_FOR_QUOTA
-    return found
-
-
-def failures(pool: PoolUnderTest) -> set[str]:
-    """What its pods carry of failures."""
-    return {
-        key
-        for pod in pool.pods()
-        for key in pod["metadata"]["annotations"]
-        if key in (names.ANNOTATION_FAILURES, names.ANNOTATION_STARTUP_FAILURES)
-    }
 
 
 def test_of_two_pools_and_one_quota_the_second_waits_until_the_first_gives_some_back(queue):
@@ -173,15 +62,6 @@ def test_quota_is_free_when_the_gpus_are(queue):
         return bool(second.is_ready())
 
     second.wait(let_in, "Ready", WAIT)
-
-
-def test_a_rollout_goes_through_the_queue_under_a_full_quota(queue):
-    pool = queue(8).pool()
-    before = pool.wait_ready(WAIT)
-    pool.patch({"podTemplate": {"metadata": {"annotations": {"example.com/again": "1"}}}})
-    after = pool.wait_ready(WAIT)
-    assert after.keys() == before.keys()
-    assert not set(after.values()) & set(before.values())
 
 
 def test_while_kueue_is_away_engines_run_on_and_come_back_with_it(queue, installed):
@@ -270,11 +150,12 @@ def test_a_pool_of_the_same_name_comes_up_beside_what_is_left_of_the_one_before(
     assert not set(again.uids().values()) & set(before.values())
 
 
-def test_the_api_server_refuses_a_pool_that_waits_in_no_queue_in_the_operators_words(queue):
+def test_the_api_server_refuses_what_kueue_cannot_do_in_the_operators_words(queue):
     pool = queue(8).pool()
     for scheduling, words in (
         ({"gang": "Kueue", "queueName": None}, f"missing; write {texts.A_LOCAL_QUEUE}"),
         ({"gang": None}, "mean nothing while scheduling.gang is None"),
+        ({"minEngines": 2}, f"expected {texts.NOT_OF_KUEUE}; {texts.DO_LEAVE_OUT}"),
     ):
         with pytest.raises(errors.CommandError, match=re.escape(words)):
             pool.patch({"scheduling": scheduling})

@@ -48,6 +48,11 @@ REGROUPED = (
     "(global.namespaceLabelSelector of KAI's configuration), or choose another gang for engines of "
     "several pods"
 )
+SURGE_WAITS_FOR_QUOTA = (
+    "{updated}/{desired} engines run revision {revision}; {waiting} waiting until Kueue's "
+    "LocalQueue {queue} has quota for more beside those that serve (rollout.maxSurge {surge}); one "
+    "that is not let in for {seconds} s gets the quota of the engine that it replaces"
+)
 WAITING_FOR_GANG = (
     "{engines} waiting until scheduler {scheduler} has room for all of one at once ({pods} with "
     "{gpus} {resource} each): {message}"

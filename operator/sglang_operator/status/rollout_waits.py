@@ -1,9 +1,11 @@
 """What a change that does not go on is told with.  Pure."""
 
 from sglang_operator.api import conditions, texts
+from sglang_operator.plan import footing
 from sglang_operator.plan.plan import Plan
 from sglang_operator.plan.rollout_state import Waiting, Waits
 from sglang_operator.pool.resolve import Pool
+from sglang_operator.scheduling import texts as queues
 from sglang_operator.weights import times
 
 
@@ -33,7 +35,7 @@ def message(pool: Pool, waiting: Waiting) -> str:
 
 def rolling(pool: Pool, plan: Plan, updated: int) -> tuple[str, str]:
     """Reason and message of a rollout that goes on, with so many engines of the new revision."""
-    if told := cramped(pool, plan):
+    if told := cramped(pool, plan) or _queued(pool, plan, updated):
         return told
     text = texts.ROLLING_SURGE if pool.max_surge else texts.ROLLING
     return conditions.ROLLING_UPDATE, text.format(
@@ -43,6 +45,23 @@ def rolling(pool: Pool, plan: Plan, updated: int) -> tuple[str, str]:
         budget=pool.max_unavailable,
         surge=pool.max_surge,
         beside=sum(engine.exists for engine in plan.beside),
+    )
+
+
+def _queued(pool: Pool, plan: Plan, updated: int) -> tuple[str, str] | None:
+    """That new engines wait in a queue, which has seen them, before they come up beside others."""
+    found = [pod for engine in plan.beside if (pod := engine.queued) is not None]
+    waiting = [pod for pod in found if pod.queue_seen and pod.queue is not None]
+    if not waiting:
+        return None
+    return conditions.WAITING_FOR_QUOTA, queues.SURGE_WAITS_FOR_QUOTA.format(
+        updated=updated,
+        desired=len(plan.engines),
+        revision=pool.revision,
+        waiting=texts.engines(len(waiting)),
+        surge=pool.max_surge,
+        queue=", ".join(sorted({pod.queue.queue for pod in waiting if pod.queue is not None})),
+        seconds=f"{footing.MOST_PLACE_SECONDS:.0f}",
     )
 
 

@@ -19,7 +19,7 @@ from sglang_operator.observed.moment import Moment
 from sglang_operator.pool.resolve import Pool
 from sglang_operator.scheduling import texts
 from sglang_operator.scheduling.base import Waiting
-from sglang_operator.status import failures, holdups
+from sglang_operator.status import failures, holdups, rollout_waits
 from sglang_operator.view.cluster_view import PoolView
 from tests import structural
 from tests.builders import NOW, a_pod, a_pool, guide_spec, planned, refused
@@ -376,6 +376,21 @@ def test_who_waits_beside_another_in_a_queue_is_waited_for_and_then_has_its_quot
     late = planned(SURGING, pods, NOW + 180)
     assert [each.pod.name for each in late.removals] == [pods[-2].name]
     assert late.cramped == f"queue gpus has not let pod {pods[-1].name} in"
+
+
+def test_that_one_waits_for_quota_beside_another_is_told_once_kueue_has_looked():
+    told = {
+        seen: rollout_waits.rolling(
+            SURGING, planned(SURGING, [*in_service(), *beside(queue_seen=seen)]), 0
+        )
+        for seen in (True, False)
+    }
+    assert told[True][0] == conditions.WAITING_FOR_QUOTA
+    assert (
+        "1 engine waiting until Kueue's LocalQueue gpus has quota for more beside those that serve "
+        "(rollout.maxSurge 1); one that is not let in for 180 s gets"
+    ) in told[True][1]
+    assert told[False][0] == conditions.ROLLING_UPDATE
 
 
 def test_who_waits_beside_another_in_another_queue_than_the_pool_names_is_moved():
