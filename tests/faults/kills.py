@@ -39,7 +39,7 @@ def _argument(pool: FaultPool) -> None:
     pool.patch(strategy_args={"strategy_config": {"mem_fraction_static": 0.8}})
 
 
-_GROUPS = {
+GROUPS = {
     "num_gpus_per_worker": 16,
     "device_mapping": "list(range(0,64))",
     "podTemplate": WAITING,
@@ -90,11 +90,11 @@ WORKLOADS = (
         setup=lambda pool: pool.create(replicas=4),
         change=lambda pool: pool.patch(suspend=True),
     ),
-    Workload(name="create groups", setup=None, change=lambda pool: pool.create(**_GROUPS)),
+    Workload(name="create groups", setup=None, change=lambda pool: pool.create(**GROUPS)),
     Workload(
         name="change an argument of groups",
         setup=lambda pool: pool.create(
-            **_GROUPS, replicas=3, rollout={"maxUnavailable": 1}, strategy_args=_LOADED
+            **GROUPS, replicas=3, rollout={"maxUnavailable": 1}, strategy_args=_LOADED
         ),
         change=_argument,
         least_up=2,
@@ -102,7 +102,7 @@ WORKLOADS = (
     Workload(
         name="change an argument of groups, new first",
         setup=lambda pool: pool.create(
-            **_GROUPS, replicas=3, rollout=_NEW_FIRST, strategy_args=_LOADED
+            **GROUPS, replicas=3, rollout=_NEW_FIRST, strategy_args=_LOADED
         ),
         change=_argument,
         least_up=3,
@@ -119,7 +119,7 @@ WORKLOADS = (
     Workload(
         name="change an argument of groups behind a gate, new first",
         setup=lambda pool: pool.create(
-            **_GROUPS, replicas=3, rollout=_NEW_FIRST, strategy_args=_LOADED, weights=_GATED
+            **GROUPS, replicas=3, rollout=_NEW_FIRST, strategy_args=_LOADED, weights=_GATED
         ),
         change=_argument,
         least_up=3,
@@ -127,7 +127,7 @@ WORKLOADS = (
     ),
     Workload(
         name="groups to 0",
-        setup=lambda pool: pool.create(**_GROUPS, replicas=3),
+        setup=lambda pool: pool.create(**GROUPS, replicas=3),
         change=lambda pool: pool.patch(replicas=0),
     ),
 )

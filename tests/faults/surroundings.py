@@ -126,13 +126,7 @@ def _foreign_service(lab: Lab, pool: FaultPool) -> list[str]:
 
 def dying_pods(lab: Lab) -> Iterator[Result]:
     """F18: pods deleted, force-deleted, evicted, failed, and stuck while terminating."""
-    for name, strike in (
-        ("deleted", _delete("")),
-        ("force-deleted", _delete("?gracePeriodSeconds=0")),
-        ("evicted", _evict),
-        ("failed 137", FAILED),
-        ("succeeded", SUCCEEDED),
-    ):
+    for name, strike in WAYS.items():
 
         def act(
             lab: Lab, pool: FaultPool, strike: Callable[[FaultPool, str], None] = strike
@@ -146,20 +140,19 @@ def dying_pods(lab: Lab) -> Iterator[Result]:
             kept = {e: after.get(e) for e in ("g2-3", "g6-7")}
             if kept != {e: before[e] for e in kept}:
                 problems.append("an engine that was well was touched")
-            return problems + _remembered(pool, strike)
+            # One cause is told once, with all its engines.
+            return problems + remembered(pool, strike, {"pool-g0-1-0", "pool-g4-5-0"})
 
         yield judged(lab, Result(point=f"pods {name}"), four, act)
     yield judged(lab, Result(point="pod stuck while terminating"), four, _stuck)
 
 
-def _remembered(pool: FaultPool, strike: object) -> list[str]:
+def remembered(pool: FaultPool, strike: object, victims: set[str]) -> list[str]:
     """An engine that failed is told of in the status even when its pod is gone."""
     if strike not in (FAILED, SUCCEEDED):
         return []
     told = {entry["pod"] for entry in pool.object()["status"].get("lastFailures", [])}
-    missing = {"pool-g0-1-0", "pool-g4-5-0"} - told
-    # One cause is told once, with all its engines.
-    return ["no failure is remembered"] if len(missing) == 2 else []
+    return [] if told & victims else ["no failure is remembered"]
 
 
 def _delete(query: str) -> Callable[[FaultPool, str], None]:
@@ -181,6 +174,13 @@ def _fail(code: str) -> Callable[[FaultPool, str], None]:
 
 
 FAILED, SUCCEEDED = _fail("137"), _fail("0")
+WAYS: dict[str, Callable[[FaultPool, str], None]] = {
+    "deleted": _delete(""),
+    "force-deleted": _delete("?gracePeriodSeconds=0"),
+    "evicted": _evict,
+    "failed 137": FAILED,
+    "succeeded": SUCCEEDED,
+}
 
 
 def _stuck(lab: Lab, pool: FaultPool) -> list[str]:
