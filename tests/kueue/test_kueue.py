@@ -157,7 +157,7 @@ def test_the_api_server_refuses_what_kueue_cannot_do_in_the_operators_words(queu
         ({"gang": None}, "mean nothing while scheduling.gang is None"),
         ({"minEngines": 2}, f"expected {texts.NOT_OF_KUEUE}; {texts.DO_LEAVE_OUT}"),
     ):
-        with pytest.raises(errors.CommandError, match=re.escape(words)):
+        with pytest.raises(errors.ApiError, match=re.escape(words)):
             pool.patch({"scheduling": scheduling})
 
 
