@@ -127,7 +127,7 @@ class Abort:
             left = named and pool.holder == holder() and not current.at_work
             quiet = self.gone or left
             if current.id == state.id and self.gone and (named or self.force):
-                return steps.aborted(current, self.message)
+                return steps.aborted(current, self.message, unsure=True)
             if current.id == state.id and not quiet and (named or self.force):
                 return steps.ended(current, pool.holder, message=self.message, now=sight.now)
             return steps.abort(current, trainer, message=self.message)

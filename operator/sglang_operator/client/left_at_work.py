@@ -7,6 +7,7 @@ whoever was awake ends by that, behind a closed gate, and has no memory either.
 """
 
 import asyncio
+import dataclasses
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any
@@ -34,7 +35,7 @@ def unsure(state: Transaction) -> bool:
 
     Who has named none yet has changed none.
     """
-    slept = state.phase in (Phase.SLEEPING, Phase.AWAKE) and bool(state.asleep)
+    slept = state.phase in (Phase.SLEEPING, Phase.AWAKE, Phase.ABORTED) and bool(state.asleep)
     return slept and state.at_work and not state.releases
 
 
@@ -52,7 +53,10 @@ async def settled(pool: "AsyncPool", taken: Taken, woken: Woken, seconds: float)
         rules.free(state, trainer, now, seen)
         if not unsure(state):
             raise _SettledError
-        return steps.take_on(state, trainer, now=now, seen=seen)
+        # After a sync that died as it woke them nobody vouches for anything: as in a sleep.
+        aborted = state.phase is Phase.ABORTED
+        asleep = dataclasses.replace(state, phase=Phase.SLEEPING) if aborted else state
+        return steps.take_on(asleep, trainer, now=now, seen=seen)
 
     try:
         hold, state = await taken(over)

@@ -61,7 +61,7 @@ def expiry(
         message = texts.SYNC_EXPIRED.format(
             holder=current.holder or "nobody", seconds=int(current.duration)
         )
-        state = steps.aborted(current, message)
+        state = steps.aborted(current, message, unsure=True)
         return LeaseStep(lease=lease, state=state, reason="its holder does not renew"), None
     state = steps.ended(current, operator.holder, message=texts.SYNC_VACANT, now=now)
     return LeaseStep(lease=lease, state=state, reason="it names no holder"), None

@@ -256,8 +256,11 @@ def abort(state: Transaction, trainer: Trainer, *, message: str) -> Transaction:
     return dataclasses.replace(over, holder=state.holder, shared=True, fence=True)
 
 
-def aborted(state: Transaction, message: str) -> Transaction:
-    """What an abort leaves, by the holder or once it has not renewed for the whole duration."""
+def aborted(state: Transaction, message: str, *, unsure: bool = False) -> Transaction:
+    """What an abort leaves, by the holder or once it has not renewed for the whole duration.
+
+    ``unsure``: not by the holder, who may have been waking those on record as asleep.
+    """
     return dataclasses.replace(
         state.named,
         phase=Phase.ABORTED,
@@ -269,7 +272,7 @@ def aborted(state: Transaction, message: str) -> Transaction:
         wrote=frozenset(),
         found_whole=False,
         fence=False,
-        at_work=False,
+        at_work=unsure and state.at_work and bool(state.asleep),
         apart=frozenset(),
     )
 
@@ -280,7 +283,7 @@ def ended(state: Transaction, by: str, *, message: str, now: float) -> Transacti
     The holder writes on until it learns of it, which takes less than the rest of its duration: for
     so long nobody begins anything, not even who aborted it, whose name stands as the holder.
     """
-    over = aborted(state, message)
+    over = aborted(state, message, unsure=True)
     if state.fenced or not (state.holder or state.vacant):
         # Nobody, or it holds on as it was.
         return dataclasses.replace(over, holder=state.holder, fence=state.fenced)

@@ -1,6 +1,7 @@
 """A trainer that died between its requests leaves nobody on record as asleep who is awake."""
 
 import time
+from typing import Any
 
 import pytest
 
@@ -75,6 +76,26 @@ def test_who_takes_the_memory_after_that_meets_no_engine_there(world, pool, wake
     assert all(engine.released >= ALL for engine in world.engines if engine.instance)
     assert world.state.phase is Phase.SLEEPING
     assert world.state.trainers.has((2, 3))
+
+
+@pytest.mark.parametrize("ends", [steps.aborted, steps.ended], ids=["expired", "by force"])
+def test_a_sync_that_died_as_it_woke_them_leaves_that_open_too(world, pool, ends):
+    """Its abort said that all of them sleep as before it."""
+    dies_at_work(world, 1)
+    slept, now, syncs = steps.rests(world.state, dead()), time.time(), dead("t-syncs")
+    state = steps.begin(slept, syncs, epoch="", version="v", now=now, seen=0.0)
+    by: dict[str, Any] = {"unsure": True} if ends is steps.aborted else {"by": "admin", "now": now}
+    world.write_lease(ends(state, message="it does not renew", **by))
+    was = ends_if_woken(world, 1)
+    pool.take_turn(timeout=20, settle=0)
+    assert was.dead
+    assert all(engine.released >= ALL for engine in world.engines if engine.instance)
+    assert world.state.phase is Phase.SLEEPING
+
+
+def test_an_abort_by_who_was_at_work_leaves_nothing_open(world):
+    dies_at_work(world)
+    assert not steps.aborted(world.state, "all is told").at_work
 
 
 def test_those_that_slept_sleep_again_and_none_has_ended(world, pool):

@@ -61,6 +61,7 @@ def test_who_is_to_be_started_or_about_to_be_woken_is_to_have_the_memory(said, w
         (says(unclear=frozenset({RUN})), None, True),
         (says(releases=True), None, True),
         (says(phase=Phase.ABORTED, fence=True), None, True),
+        (says(phase=Phase.ABORTED, at_work=True), frozenset(), True),
         (says(at_work=True), None, False),
         (says(at_work=True), frozenset(), True),
         (says(at_work=True), frozenset({ENGINE}), False),
