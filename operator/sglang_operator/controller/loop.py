@@ -116,18 +116,18 @@ class ControlLoop:
     def _wake_joined(self, namespace: str) -> None:
         """A trainer's pod came, went or moved: engines may have joined it."""
         joined = {entry.pool for entry in self.pods.uncounted() if entry.pod.slot}
-        for key in {*self.words.with_word(words.JOINS), *joined}:
+        for key in {*self.words.with_any(words.JOINS), *joined}:
             if key.namespace == namespace and self.pools.get(key) is not None:
                 self.wake(key, True)
 
     def _wake_joining(self) -> None:
         """Nodes came or went: what is said of them says something else now, also without a pod."""
-        for key in (*self.words.with_word(words.JOINS), *self.words.with_word(words.CLAIMS)):
+        for key in self.words.with_any((*words.JOINS, *words.CLAIMS)):
             self.wake(key, False)
 
     def _wake_claiming(self, namespace: str, everywhere: bool) -> None:
         """Claims or devices changed."""
-        for key in self.words.with_word(words.CLAIMS):
+        for key in self.words.with_any(words.CLAIMS):
             if key.namespace == namespace or everywhere:
                 self.wake(key, key.namespace == namespace)
 

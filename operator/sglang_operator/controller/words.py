@@ -4,15 +4,23 @@ Most pools have nothing to do with a trainer's pods, or with claims to devices. 
 elsewhere in a spec too: then a pool is woken for nothing.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 
-from sglang_operator.api.spec import PlacementMode
 from sglang_operator.cluster.stores import PoolKey, PoolStore
 from sglang_operator.observed.wire import CustomResource
+from sglang_operator.placement.base import PlacementStrategy
+from sglang_operator.placement.modes import MODES
 
-JOINS = f'"{PlacementMode.SHARED.value}"'.encode()
-CLAIMS = f'"{PlacementMode.SLOT.value}"'.encode()
-_WORDS = (JOINS, CLAIMS)
+
+def _of_modes(has: Callable[[PlacementStrategy], bool]) -> tuple[bytes, ...]:
+    """The placement modes as specs have them."""
+    return tuple(f'"{mode.value}"'.encode() for mode, each in MODES.items() if has(each))
+
+
+# Of engines beside a trainer: whose pods say which GPUs it has, or who have these by claims.
+JOINS = _of_modes(lambda each: each.joins and each.published)
+CLAIMS = _of_modes(lambda each: each.joins and not each.published)
+_WORDS = (*JOINS, *CLAIMS)
 
 
 class Words:
@@ -22,12 +30,12 @@ class Words:
         self._pools = pools
         self._known: dict[PoolKey, tuple[CustomResource, frozenset[bytes]]] = {}
 
-    def with_word(self, word: bytes) -> Iterator[PoolKey]:
-        """The pools that have this word."""
+    def with_any(self, words: Collection[bytes]) -> Iterator[PoolKey]:
+        """The pools that have one of these words."""
         there = list(self._pools.known())
         if len(self._known) > len(there):
             self._known = {key: self._known[key] for key in there if key in self._known}
-        yield from (key for key in there if word in self._of(key))
+        yield from (key for key in there if not self._of(key).isdisjoint(words))
 
     def _of(self, key: PoolKey) -> frozenset[bytes]:
         record = self._pools.get(key)
