@@ -336,15 +336,16 @@ def test_too_few_gpus_are_told_in_the_schedulers_words_and_kept_trying(pool):
 
 
 def test_a_quota_costs_one_request_and_is_told(pool, plane):
-    plane.api.post(
-        f"/api/v1/namespaces/{pool.namespace}/resourcequotas",
-        {
-            "apiVersion": "v1",
-            "kind": "ResourceQuota",
-            "metadata": {"name": "gpus"},
-            "spec": {"hard": {"requests.nvidia.com/gpu": "4"}},
-        },
-    )
+    quotas = f"/api/v1/namespaces/{pool.namespace}/resourcequotas"
+    quota = {
+        "apiVersion": "v1",
+        "kind": "ResourceQuota",
+        "metadata": {"name": "gpus"},
+        "spec": {"hard": {"requests.nvidia.com/gpu": "4"}},
+    }
+    plane.api.post(quotas, quota)
+    # The API server lets pods through until its own cache has the quota.
+    pool.wait(lambda: plane.api.get(f"{quotas}/gpus").get("status", {}).get("hard"), "the quota")
     pool.apply(replicas=4)
     told = pool.wait_for(conditions.RECONCILING, conditions.QUOTA_EXCEEDED)
     assert "requests.nvidia.com/gpu" in told["message"]
