@@ -12,7 +12,7 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
-from sglang_operator.client.errors import EngineError
+from sglang_operator.client.errors import EngineError, NotReady
 from sglang_operator.client.hold import LeaseHold
 from sglang_operator.weights import rules, steps
 from sglang_operator.weights.lease_state import Phase, Transaction
@@ -46,7 +46,11 @@ async def settled(pool: "AsyncPool", taken: Taken, woken: Woken, seconds: float)
     whoever is at work lives, EngineError for one that ends by it, and that the registry still tells
     of after so many seconds, NotReady, ClusterError.
     """
-    if not unsure(pool.sleeper.idle(await pool.transaction())):
+    try:
+        said = await pool.transaction()
+    except NotReady:
+        return  # there is no Lease: whoever takes it knows what it said, and tells
+    if not unsure(pool.sleeper.idle(said)):
         return
 
     def over(state: Transaction, trainer: steps.Trainer, *, now: float, seen: float) -> Transaction:
