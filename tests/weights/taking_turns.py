@@ -29,14 +29,17 @@ from sglang_operator.weights.lease_state import Transaction
 from tests.builders import NOW, OWNER, a_pod
 from tests.unit.placement.trainers import a_shared_pool, a_slot, seen
 from tests.weights.turn_things import DiesError, Operator, Process, Told, told
-from tests.weights.turn_trainers import GPUS, PHASE_ALONE, UNASKED, UNTOLD, Trainer
+from tests.weights.turn_trainers import GPUS, PHASE_ALONE, UNASKED, UNSETTLED, UNTOLD, Trainer
 
 UNGUARDED = "starts engines whoever's turn it is"
 UNSEEN = "says that engines wait whose pods it is making"
 FORGETS = "takes a lost Lease for one that says nothing of turns"
 IN_PLACE = "lets kubelet run an engine once more in its pod"
 BY_NAME = "says that engines wait whose GPUs those of an older grouping have"
-CONTROLS = (UNGUARDED, UNTOLD, UNSEEN, FORGETS, IN_PLACE, PHASE_ALONE, UNASKED, BY_NAME)
+CONTROLS = (
+    *(UNGUARDED, UNTOLD, UNSEEN, FORGETS, IN_PLACE),
+    *(PHASE_ALONE, UNASKED, BY_NAME, UNSETTLED),
+)
 # GPUs by their ids, and how many of them each engine has.
 _GROUPINGS = (
     *((f"list(range(0,{GPUS}))", 2), (f"list(range(0,{GPUS}))", 4)),

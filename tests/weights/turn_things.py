@@ -31,6 +31,16 @@ class Process:
     def holds(self) -> bool:
         return self.pod.engine_runs and not (self.ended or self.released)
 
+    def releases(self) -> None:
+        """Releasing what is released already is the end of an engine."""
+        self.ended = self.ended or self.released
+        self.released = True
+
+    def resumes(self) -> None:
+        """So is resuming what it has."""
+        self.ended = self.ended or not self.released
+        self.released = False
+
     def is_deleted(self, now: float) -> None:
         """It drains, for as long as its grace lasts at most."""
         due = now + GRACE_SECONDS

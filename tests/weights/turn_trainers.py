@@ -3,9 +3,10 @@
 Each is a generator: between two of its steps anything may happen.
 """
 
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Sequence
 from typing import Any, Protocol
 
+from sglang_operator.client import left_at_work
 from sglang_operator.weights import parts, steps, turn
 from sglang_operator.weights.lease_state import Phase, Transaction
 from tests.builders import NOW
@@ -14,6 +15,7 @@ from tests.weights.turn_things import DiesError, Process, Told
 GPUS = 8
 UNTOLD = "takes the memory without asking whether an engine may come up"
 UNASKED = "takes the memory while engines of an older grouping are on their way out"
+UNSETTLED = "takes those for asleep at whom somebody was at work as it died"
 PHASE_ALONE = "gives all GPUs back with those of a part"
 LEASE_SECONDS = 30.0
 _TAGS = ("weights", "kv_cache")
@@ -104,6 +106,7 @@ class Trainer:
             yield from self._while(
                 lambda: part().going() or part().holders or part().hidden, "they go"
             )
+        yield from self._settled(devices)
         me, before = self._me(), ground.said.named
         named = [e.instance for e in part().present if e.instance]
         named += [e.name for e in part().engines if e.waits]
@@ -117,14 +120,15 @@ class Trainer:
             return
         yield from self._until(lambda: ground.acted == me.transaction, me)
         told = {e.instance for e in part().present if e.instance}
-        slept = [p for p in ground.processes if p.pod.instance in told and p.holds]
-        slept = [p for p in slept if p.pod.started]
+        # Whether one sleeps already is known from the Lease alone.
+        slept = [p for p in ground.processes if p.pod.instance in told and p.pod.started]
+        slept = [p for p in slept if not (p.ended or before.sleeps(p.pod.instance))]
         runs = [p.pod.instance for p in slept if p.pod.instance]
         todo: dict[str, Any] = {"instances": runs, "tags": _TAGS, "now": ground.now}
         ground.take_step(lambda s: parts.slept(s, me, **todo))
         yield
         for process in slept:
-            process.released = not process.ended
+            process.releases()
             yield
         ground.take_step(lambda s: steps.rests(s, me))
         out = {*runs, *(run for run in told if before.sleeps(run))}
@@ -221,12 +225,7 @@ class Trainer:
         yield from self._until(lambda: ground.acted == me.transaction, me)
         runs = {e.instance for e in ground.registry.within(devices).present}
         ground.let_in(run for run in runs if state.sleeps(run))
-        for process in ground.processes:
-            run = process.pod.instance
-            if run in runs and state.sleeps(run) and not process.ended:
-                process.released = False
-                ground.look()
-                yield
+        yield from self._each_resumes(state, runs)
         self._own(me)
         if devices is None:
             ground.take_step(lambda s: steps.wake(s, me, now=ground.now))
@@ -236,6 +235,40 @@ class Trainer:
         given: Iterable[int] = range(GPUS) if ground.defect == PHASE_ALONE else devices
         of: dict[str, Any] = {"instances": awake, "now": ground.now, "devices": given}
         ground.take_step(lambda s: parts.wake(s, me, **of))
+
+    def _each_resumes(self, state: Transaction, runs: Collection[str | None]) -> Steps:
+        """Of these runs all that sleep by this state."""
+        for process in self._ground.processes:
+            run = process.pod.instance
+            if run in runs and state.sleeps(run) and not process.ended:
+                process.resumes()
+                self._ground.look()
+                yield
+
+    def _settled(self, devices: set[int] | None) -> Steps:
+        """``left_at_work.settled``: who may be awake, though they are on record as asleep."""
+        ground = self._ground
+        if not left_at_work.unsure(ground.said) or ground.defect == UNSETTLED:
+            return
+        me, at = self._me(), {"now": ground.now, "seen": NOW - LEASE_SECONDS}
+        try:
+            state = ground.take_step(lambda s: left_at_work.take_over(s, me, **at))
+        except left_at_work.SettledError:
+            return
+        yield from self._until(lambda: ground.acted == me.transaction, me)
+        runs = {e.instance for e in self._part(devices)().present}
+        ground.let_in(run for run in runs if state.sleeps(run))
+        yield from self._each_resumes(state, runs)
+        self._own(me)
+        ended = {p.pod.instance for p in ground.processes if p.ended}
+        awake = [run for run in runs if run and state.sleeps(run) and run not in ended]
+        of: dict[str, Any] = {"instances": awake, "tags": _TAGS}
+        ground.take_step(lambda s: steps.woke(s, me, **of))
+        # One that was awake ends by it, and is not told of any more once that is seen.
+        yield from self._until(
+            lambda: ended.isdisjoint(e.instance for e in self._part(devices)().present), me
+        )
+        ground.take_step(lambda s: steps.rests(s, me))
 
     def _sync(self) -> Steps:
         """It has left the memory, has those started that wait, and wakes whoever sleeps."""
@@ -258,10 +291,8 @@ class Trainer:
         state = ground.take_step(lambda s: steps.begin(s, me, engines=runs, **at))
         yield from self._until(lambda: ground.acted == me.transaction, me)
         ground.let_in(run for run in runs if state.sleeps(run))
-        for process in ground.processes:
-            if state.sleeps(process.pod.instance):
-                process.released = False
-        ground.look()
+        yield from self._each_resumes(state, [p.pod.instance for p in ground.processes])
+        self._own(me)
         ground.take_step(lambda s: steps.wake(s, me, now=ground.now))
         yield
         if ground.choose(3) and runs:

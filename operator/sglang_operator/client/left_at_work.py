@@ -26,7 +26,7 @@ Taken = Callable[[Callable[..., Transaction]], Awaitable[tuple[LeaseHold, Transa
 Woken = Callable[[LeaseHold, Transaction], Coroutine[Any, Any, Transaction]]
 
 
-class _SettledError(Exception):
+class SettledError(Exception):
     """Whoever was at work has come to its end."""
 
 
@@ -37,6 +37,23 @@ def unsure(state: Transaction) -> bool:
     """
     slept = state.phase in (Phase.SLEEPING, Phase.AWAKE, Phase.ABORTED) and bool(state.asleep)
     return slept and state.at_work and not state.releases
+
+
+def take_over(
+    state: Transaction, trainer: steps.Trainer, *, now: float, seen: float
+) -> Transaction:
+    """The step by which they are taken over, to be woken.
+
+    Raises SettledError if nobody is in question any more, RefusedError while whoever is at work
+    lives.
+    """
+    rules.free(state, trainer, now, seen)
+    if not unsure(state):
+        raise SettledError
+    # After a sync that died as it woke them nobody vouches for anything: as in a sleep.
+    aborted = state.phase is Phase.ABORTED
+    asleep = dataclasses.replace(state, phase=Phase.SLEEPING) if aborted else state
+    return steps.take_on(asleep, trainer, now=now, seen=seen)
 
 
 async def settled(pool: "AsyncPool", taken: Taken, woken: Woken, seconds: float) -> None:
@@ -53,18 +70,9 @@ async def settled(pool: "AsyncPool", taken: Taken, woken: Woken, seconds: float)
     if not unsure(pool.sleeper.idle(said)):
         return
 
-    def over(state: Transaction, trainer: steps.Trainer, *, now: float, seen: float) -> Transaction:
-        rules.free(state, trainer, now, seen)
-        if not unsure(state):
-            raise _SettledError
-        # After a sync that died as it woke them nobody vouches for anything: as in a sleep.
-        aborted = state.phase is Phase.ABORTED
-        asleep = dataclasses.replace(state, phase=Phase.SLEEPING) if aborted else state
-        return steps.take_on(asleep, trainer, now=now, seen=seen)
-
     try:
-        hold, state = await taken(over)
-    except _SettledError:
+        hold, state = await taken(take_over)
+    except SettledError:
         return
     try:
         await pool.to_its_end(woken(hold, state))
