@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Generator, Iterable, Sequence
 from typing import Any, Protocol
 
 from sglang_operator.client import left_at_work
-from sglang_operator.weights import parts, steps, turn
+from sglang_operator.weights import parts, rules, steps, turn
 from sglang_operator.weights.lease_state import Phase, Transaction
 from tests.builders import NOW
 from tests.weights.turn_things import DiesError, Process, Told
@@ -108,6 +108,8 @@ class Trainer:
             )
         yield from self._settled(devices)
         me, before = self._me(), ground.said.named
+        if any(e.instance in before.unclear for e in part().present):
+            raise DiesError("nobody knows whether one has its memory")
         named = [e.instance for e in part().present if e.instance]
         named += [e.name for e in part().engines if e.waits]
         takes = turn.of(devices or ())
@@ -248,9 +250,13 @@ class Trainer:
     def _settled(self, devices: set[int] | None) -> Steps:
         """``left_at_work.settled``: who may be awake, though they are on record as asleep."""
         ground = self._ground
-        if not left_at_work.unsure(ground.said) or ground.defect == UNSETTLED:
+        said = ground.said
+        if said.phase is Phase.SYNCING or not rules.unsure(said) or ground.defect == UNSETTLED:
             return
-        me, at = self._me(), {"now": ground.now, "seen": NOW - LEASE_SECONDS}
+        me, only = self._me(), None
+        if devices is not None:
+            only = {e.instance for e in self._part(devices)().present}
+        at: dict[str, Any] = {"now": ground.now, "seen": NOW - LEASE_SECONDS, "only": only}
         try:
             state = ground.take_step(lambda s: left_at_work.take_over(s, me, **at))
         except left_at_work.SettledError:

@@ -24,7 +24,7 @@ from sglang_operator.observed.engines import EngineStatus
 from sglang_operator.placement import devices
 from sglang_operator.pool import registry_size
 from sglang_operator.pool.resolve import EngineFacts, Owner, Pool
-from sglang_operator.weights import trail
+from sglang_operator.weights import rules, trail
 from sglang_operator.weights import turn as turns
 from sglang_operator.weights.lease_state import Transaction, of_phase
 from sglang_operator.weights.times import shown
@@ -115,8 +115,9 @@ def document(pool: Pool, weights: GatePlan) -> dict[str, Any]:
     ``weights.keepImages``: the ranks whose engines keep what a vision tower has made of images, as
     their pods were made so, by an earlier operator or by the user.
     ``weights.released``: the memory that engines may have released, but for what ``weights.woken``
-    names by instance and tag; of ``weights.unclear`` nobody knows.  ``weights.asleep`` are the
-    ranks whose engines sleep, or are about to, and ``weights.behind`` those that are awake and lack
+    names by instance and tag; of ``weights.unclear`` nobody knows, and of no sleeper while
+    ``weights.unsure``: somebody is at work on them, or died so.  ``weights.asleep`` are the ranks
+    whose engines sleep, or are about to, and ``weights.behind`` those that are awake and lack
     what was committed last; of the others ``state`` says whether they serve.  ``weights.parts``:
     this operator lets the others serve on, which one of before does not.
     ``weights.turns``: engines are on their trainer's GPUs, and those that it has, by the Lease
@@ -346,7 +347,7 @@ def _read(told: Any) -> EngineFacts | None:
     )
 
 
-def _released(current: Transaction, engines: Iterable[EngineStatus]) -> dict[str, list[str]]:
+def _released(current: Transaction, engines: Iterable[EngineStatus]) -> dict[str, Any]:
     """What sleeps, told in few words: most often all engines do, on the same memory."""
     if not current.released:
         return {}
@@ -354,7 +355,7 @@ def _released(current: Transaction, engines: Iterable[EngineStatus]) -> dict[str
     left = ((run, set(current.released) - current.may_sleep(run)) for run in runs)
     woken = [f"{run}/{tag}" for run, tags in left for tag in sorted(tags)]
     unclear = [run for run in runs if run in current.unclear]
-    more = {"woken": woken, "unclear": unclear}
+    more = {"woken": woken, "unclear": unclear, "unsure": rules.unsure(current)}
     return {"released": list(current.released), **{key: few for key, few in more.items() if few}}
 
 
@@ -367,6 +368,8 @@ def last_said(data: Mapping[str, str]) -> Transaction | None:
         keys = ("released", "woken", "unclear")
         slept = {key: told["weights"].get(key) or [] for key in keys}
         slept["asleep"] = runs if slept["released"] else []
+        if told["weights"].get("unsure") is True:
+            slept["unclear"] = slept["asleep"]
         words = {key: ",".join(value) for key, value in slept.items()}
         count = told["weights"].get("count")
         # Whoever may edit ConfigMaps may have written it; a Lease counts no farther.

@@ -152,7 +152,7 @@ class Sleeper:
         part = ids.overlapping(devices) if devices else ids.whole
         with self._pool.turn.taken("sleep()"):
             woken = functools.partial(self._woken, lease_state.MEMORY_TAGS, part, devices)
-            await left_at_work.settled(self._pool, self._taken, woken, timeout)
+            await left_at_work.settled(self._pool, part, self._taken, woken, timeout)
             return await self._sleep(part, devices, tags, settle, timeout, loading)
 
     async def _sleep(

@@ -13,7 +13,7 @@ from sglang_operator.api import names, texts
 from sglang_operator.api.spec import WeightsGate
 from sglang_operator.observed.groups import Group
 from sglang_operator.observed.model import ObservedChild
-from sglang_operator.weights import lost_lease, steps, unslept
+from sglang_operator.weights import lost_lease, rules, steps, unslept
 from sglang_operator.weights.lease_state import Phase, Transaction
 
 FORGOTTEN = "LeaseForgotten"  # of a gate that closed because the Lease has lost what it said
@@ -225,7 +225,8 @@ def forgotten(
         now=now,
         groups=last.groups,
         torn=last.torn,
-        unclear=last.unclear,
+        # Who was at work may have died, and no Lease in place of his can say that he was.
+        unclear=frozenset(asleep) if rules.unsure(last) else last.unclear,
         turn=last.turn,
     )
     return _counting_on(state, current, last)

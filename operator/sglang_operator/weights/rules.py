@@ -155,3 +155,11 @@ def loads(state: Transaction, operator: Trainer) -> None:
     raise refused(
         Refusal.NOT_HELD, state, texts.WEIGHTS_NOT_HELD, transaction=operator.holder, by=by
     )
+
+
+def unsure(state: Transaction) -> bool:
+    """Whether somebody is at work with engines that are on record as asleep, or died so.
+
+    Who has named none yet has changed none.  A sync wakes those that sleep, too.
+    """
+    return state.at_work and bool(state.asleep) and not state.releases

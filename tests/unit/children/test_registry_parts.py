@@ -66,8 +66,19 @@ def test_the_next_operator_knows_of_whom_nobody_knows_whether_they_have_their_me
     """Should the Lease be put back, they would be told again to resume it, and end by that."""
     case = Case()
     lost = case.runs[1]
-    state = steps.woke(case.asleep, TRAINER, instances=(), tags=(), unclear=[lost])
-    said = trainer_registry.last_said(case.told(state)[1])
+    at_work = steps.woke(case.asleep, TRAINER, instances=(), tags=(), unclear=[lost])
+    said = trainer_registry.last_said(case.told(steps.rests(at_work, TRAINER))[1])
     assert said is not None
     assert said.unclear == {lost}
     assert "unclear" not in case.told(case.asleep)[1]["engines.json"]
+
+
+def test_the_next_operator_knows_of_no_sleeper_at_whom_somebody_is_at_work():
+    """Should the Lease be lost, nobody knows whether whoever was at work has died at it."""
+    case = Case()
+    said = trainer_registry.last_said(case.told(case.asleep)[1])
+    assert said is not None
+    assert said.unclear == {*case.runs} == {*said.asleep}
+    rested = trainer_registry.last_said(case.told(steps.rests(case.asleep, TRAINER))[1])
+    assert rested is not None
+    assert not rested.unclear

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from sglang_operator.client import left_at_work
-from sglang_operator.weights import parts, steps
+from sglang_operator.client.errors import NotReady
+from sglang_operator.weights import parts, rules, steps
 from sglang_operator.weights.lease_state import SLEEP_TAGS, Phase, Transaction
 from sglang_operator.weights.turn import TRAINER
 from tests.unit.client.fake_pool import FakeEngine, FakePool
@@ -112,6 +112,16 @@ def test_of_a_part_nobody_else_is_woken(world, pool):
     assert woken == [1]
 
 
+def test_who_sleeps_beside_that_part_is_not_taken_for_asleep_afterwards(world, pool):
+    """The trainer may have their GPUs, so that nobody wakes them: nobody knows of them either."""
+    dies_at_work(world)
+    pool.take_turn(timeout=20, settle=0, devices=[2, 3])
+    others = {engine.instance for engine in world.engines if engine.rank != 1}
+    assert world.state.unclear == others
+    with pytest.raises(NotReady, match="nobody knows"):
+        pool.sleep(settle=0)
+
+
 def test_where_nobody_died_at_work_nobody_is_woken(world, pool):
     dies_at_work(world, holder="trainer-a")
     world.write_lease(steps.rests(world.state, dead(holder="trainer-a")))
@@ -121,9 +131,9 @@ def test_where_nobody_died_at_work_nobody_is_woken(world, pool):
 
 def test_only_a_sleep_that_has_named_engines_leaves_that_open():
     state = steps.sleep(Transaction(), dead(), tags=SLEEP_TAGS, now=1.0, seen=0.0, takes=TRAINER)
-    assert not left_at_work.unsure(state)
+    assert not rules.unsure(state)
     slept = steps.slept(state, dead(), instances=["a"], now=1.0)
-    assert left_at_work.unsure(slept)
-    assert not left_at_work.unsure(steps.rests(slept, dead()))
+    assert rules.unsure(slept)
+    assert not rules.unsure(steps.rests(slept, dead()))
     woken = parts.wake(slept, dead(), instances=["a"], now=1.0)
-    assert not left_at_work.unsure(woken)
+    assert not rules.unsure(woken)

@@ -374,7 +374,10 @@ def test_a_sleep_that_is_put_back_to_before_one_was_woken_does_not_have_it_resum
 def test_a_sleep_that_is_put_back_to_before_an_answer_was_lost_does_not_have_it_resumed(
     told, earlier
 ):
-    """Nobody knows whether it has been; the next sync would tell it again."""
+    """Nobody knows whether it has been; the next sync would tell it again.
+
+    Nor of the others: it may have died while it was at work on them.
+    """
     lease, me, run = Written(), trainer("nap"), min(RUNS)
     lease.sync("a")
     lease.take(steps.sleep(lease.state, me, tags=["weights"], now=NOW + 99, seen=0))
@@ -386,7 +389,7 @@ def test_a_sleep_that_is_put_back_to_before_an_answer_was_lost_does_not_have_it_
     lease.put_back(slept)
     plan = lease.decided(lost, told=told)
     assert plan.abort is not None
-    assert plan.abort.state.unclear == {run, *earlier}
+    assert plan.abort.state.unclear == {*RUNS}
 
 
 def test_what_was_made_anew_is_not_put_back_to_what_was_lost():
