@@ -66,7 +66,7 @@ class ChildKind:
     # works at each of their changes.
     waits_for_pods: bool = False
     urgent: bool = False  # somebody waits for the answer to a change of it
-    # Fields of its spec whose change is no news.
+    # Where any are named: fields of its spec whose change is no news, nor is any of its status.
     restless: frozenset[str] = frozenset()
     # Whether an object says less than it did, given both states: what it said then is remembered
     # until the next pass, which may come too late to have seen it.

@@ -26,7 +26,7 @@ class UnseenPod(NamedTuple):
 
 
 class Unseen:
-    """Those that may be there yet.  ``news`` is set once there is one more."""
+    """Those that may be there yet.  ``news`` is set once there is one more, or no room for one."""
 
     def __init__(self) -> None:
         self.news = asyncio.Event()

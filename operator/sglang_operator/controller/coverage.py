@@ -54,7 +54,7 @@ class Coverage:
         return namespace not in self._unread and "" not in self._unread
 
     def absent(self, namespace: str) -> frozenset[str]:
-        """The kinds that the cluster does not know."""
+        """The kinds that pools do without now: unknown to the cluster, or not to be read."""
         return frozenset(self._absent.get("", set()) | self._absent.get(namespace, set()))
 
     def refused(self) -> list[str]:

@@ -4,11 +4,12 @@ Grows by one for each full window of successes, halves when the server is overlo
 no answer) down to a few, never above the point where more in flight gained nothing
 (explanation/kubernetes.md).
 
-One window for all pools, and each namespace has its turn in it.  An admission webhook makes the
-requests of one namespace slow, or fail: that is counted where it arises.  A request that is slow
-gives its place to others and is from then on its namespace's own burden, which may have few of
-such; failures shrink the namespace's share, and the whole only if it is the server's fault.  Who
-was told to wait does so without a place.
+Each user of it has one for all pools (their writes, their gates, Events, engines that are asked),
+and each namespace has its turn in it.  An admission webhook makes the requests of one namespace
+slow, or fail: that is counted where it arises.  A request that is slow gives its place to others
+and is from then on its namespace's own burden, which may have few of such; failures shrink the
+namespace's share, and the whole only if it is the server's fault.  Who was told to wait does so
+without a place.
 """
 
 import asyncio

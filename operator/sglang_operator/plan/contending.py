@@ -72,10 +72,11 @@ def has(
 ) -> frozenset[str]:
     """GPUs of which one of these pods may have the memory: all that there are of their engines.
 
-    Whoever sleeps has none, but where its trainer is at work, or may be though it was ended: what
-    is named as asleep may be about to release it yet, or to resume it.  ``told`` are engines of
-    which a trainer that is at work now was told that another pool has their GPUs: it resumes none
-    of these.  None: it was told nothing so far, and asks no engine for anything before.
+    Whoever has released weights and KV cache has none, but where its trainer is at work, or may be
+    though it was ended: what is named as asleep may be about to release it yet, or to resume it.
+    ``told`` are engines of which a trainer that is at work now was told that another pool has their
+    GPUs: it resumes none of these.  None: it was told nothing so far, and asks no engine for
+    anything before.
     """
     holds = (
         pod

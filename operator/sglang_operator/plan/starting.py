@@ -1,9 +1,9 @@
 """With which engines a pool starts: the first ``minEngines`` of them, at once or not at all.  Pure.
 
-Their pods are one group of their gang's scheduler, and no other engine is made before these have
-nodes: one that got a place by itself would keep it from them, or from the first ones of another
-pool.  Which they are is by rank, for a group of all engines' pods would be content with as many
-pods of more engines, none of them whole.
+Their pods are one group of their gang's scheduler, and no other engine is made before one of these
+has a node: one that got a place by itself would keep it from them, or from the first ones of
+another pool.  Which they are is by rank, for a group of all engines' pods would be content with as
+many pods of more engines, none of them whole.
 
 A pool starts while none of its pods has, or had, a node: also one that is on its way out may have
 its successor already.  From then on each engine is a group of its own again: the replacement of one

@@ -21,7 +21,7 @@ def warnings(
 ) -> Iterator[errors.Problem]:
     """That a revision is not stored, where the pool wants some to be.
 
-    ``without``: kinds of children that the operator may not read.
+    ``without``: kinds of children that are unknown to the cluster, or may not be read.
     """
     if kinds.REVISION.kind in without:
         why = texts.HISTORY_UNREAD.format(plural=kinds.REVISION.plural)

@@ -1,4 +1,4 @@
-"""What the operator writes into a weights Lease that was deleted, emptied or made anew by others.
+"""How a weights Lease that was deleted, emptied or put back is told, and what is written then.
 
 Nobody begins anything by it for as long as whoever lost it may take to notice.  That
 engines are in somebody's process groups is said again: whoever relied on their being in none, or in

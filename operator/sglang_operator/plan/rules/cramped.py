@@ -2,7 +2,8 @@
 
 Pure.  All engines are begun side by side, and each has its pods one after another: where there is
 room for some of them only, each may get a part, hold its GPUs, and wait for the rest for ever.  So
-no other is begun beside one that lacks room (``rules.missing``), and where nothing has moved for a
+for three minutes without a change no other is begun beside one that lacks room (``rules.missing``),
+and where nothing has moved for a
 while, the last ones give way, as many as others need to become whole: by what these lack, then by
 rank.  One that holds no room takes none from anybody: it waits on, and shows a cluster autoscaler
 what is wanted.

@@ -3,7 +3,8 @@
 That is, in this order: nobody could know its pods as one (``turns.ungrouped``), its place is taken,
 the pool starts with others (``plan.starting``), an engine of several pods that has begun lacks room
 for the rest of them, the API server refuses pods, another engine tries first a memory share that is
-being tuned, it is given up or another tries first whether it starts, or its backoff is not over.
+being tuned, it is given up or another tries first whether it starts, its backoff is not over, or it
+would be one beside another, which are left alone or have no room (``maxSurge``).
 """
 
 from sglang_operator.diagnosis import causes
