@@ -135,16 +135,21 @@ def test_who_is_to_be_woken_is_told_that_it_may_once_the_other_sleeps():
     asyncio.run(story())
 
 
+async def second_may_wake(api: fake_api.Api, room: Any) -> None:
+    """Both pools have slept, and the trainer of the second was told that it may wake it."""
+    await api.until(lambda: api.reason(*ONE) == "PoolReady")
+    await sleeps(api, room, ONE, "t1")
+    await api.until(lambda: api.reason(*TWO) == "PoolReady")
+    await sleeps(api, room, TWO, "t2")
+    step(api, TWO, lambda s: steps.take_on(s, trainer(TWO, "t3"), now=3.0, seen=0.0))
+    await api.until(lambda: told(api, TWO).get("seen") == "t3")
+    assert "taken" not in told(api, TWO)
+
+
 def test_an_operator_that_restarts_leaves_the_gpus_to_whom_it_was_told_that_it_may_wake():
     async def story() -> None:
         async with two_pools() as (api, room):
-            await api.until(lambda: api.reason(*ONE) == "PoolReady")
-            await sleeps(api, room, ONE, "t1")
-            await api.until(lambda: api.reason(*TWO) == "PoolReady")
-            await sleeps(api, room, TWO, "t2")
-            step(api, TWO, lambda s: steps.take_on(s, trainer(TWO, "t3"), now=3.0, seen=0.0))
-            await api.until(lambda: told(api, TWO).get("seen") == "t3")
-            assert "taken" not in told(api, TWO)
+            await second_may_wake(api, room)
         # While no operator runs, the first pool's trainer wakes it too.
         step(api, ONE, lambda s: steps.take_on(s, trainer(ONE, "t4"), now=4.0, seen=0.0))
         async with fake_api.operator(api, watch_nodes=False):
@@ -260,13 +265,7 @@ def test_a_registry_that_is_gone_while_a_trainer_is_at_work_has_told_it_nothing_
 
     async def story() -> None:
         async with two_pools() as (api, room):
-            await api.until(lambda: api.reason(*ONE) == "PoolReady")
-            await sleeps(api, room, ONE, "t1")
-            await api.until(lambda: api.reason(*TWO) == "PoolReady")
-            await sleeps(api, room, TWO, "t2")
-            step(api, TWO, lambda s: steps.take_on(s, trainer(TWO, "t3"), now=3.0, seen=0.0))
-            await api.until(lambda: told(api, TWO).get("seen") == "t3")
-            assert "taken" not in told(api, TWO)
+            await second_may_wake(api, room)
         step(api, ONE, lambda s: steps.take_on(s, trainer(ONE, "t4"), now=4.0, seen=0.0))
         await api.request("DELETE", paths.child("ConfigMap", "rl", names.registry_name("two")))
         async with fake_api.operator(api, watch_nodes=False):
