@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import itertools
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 from sglang_operator.children import kinds
 from sglang_operator.testing import ApiError, ControlPlane
 from sglang_operator.testing.faults import Agent, Ledger, Match, Monitor, ProxiedOperator, Proxy
-from sglang_operator.testing.faults.ledger import foreign_writes
+from sglang_operator.testing.faults.ledger import foreign_writes, removed_unasked
 from sglang_operator.testing.faults.lives import KIND, controller
 from sglang_operator.testing.faults.reference import differences
 from sglang_operator.testing.faults.traffic import WRITES
@@ -238,20 +237,15 @@ class Lab:
         """What was created and deleted more or less often than without faults."""
         if not found.differences(reference):
             return []
-        slips = self._slips(pool)
+        slips = self.slips(pool)
         return found.without(slips).differences(reference.without(slips))
 
-    def _slips(self, pool: FaultPool) -> set[str]:
+    def slips(self, pool: FaultPool) -> set[str]:
         """Engines whose new pod KWOK removed instead of an old one of the same name.
 
         It deletes by name alone, and at times twice; kubelets name the UID.
         """
-        spare: Counter[str] = Counter()
-        for event in self.plane.audit():
-            place = (event.verb, event.resource, event.namespace, event.code)
-            if place == ("delete", "pods", pool.namespace, 200):
-                spare[event.name] += 1 if event.user == "kwok" else -1
-        taken = [name for name, count in spare.items() if count > 0]
+        taken = removed_unasked(self.plane.audit(), pool.namespace, by="kwok")
         return {name.removeprefix(f"{pool.name}-").rpartition("-")[0] for name in taken}
 
     def broken(self, pool: FaultPool) -> list[str]:

@@ -10,6 +10,7 @@ import dataclasses
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
+from sglang_operator.testing.audit import AuditEvent
 from sglang_operator.testing.faults.lives import PodLife
 from sglang_operator.testing.faults.monitor import Violation
 from sglang_operator.testing.faults.traffic import Write
@@ -77,3 +78,19 @@ def foreign_writes(writes: Iterable[Write], pools: Mapping[str, str]) -> list[Vi
             what = f"{request}: the object belongs to {write.owner or 'nobody'}"
             found.append(Violation(invariant="I3", namespace=request.namespace, what=what))
     return found
+
+
+def removed_unasked(events: Iterable[AuditEvent], namespace: str, by: str) -> set[str]:
+    """The pods that the user ``by`` deleted when nobody else had since they were made."""
+    asked, taken = set[str](), set[str]()
+    for event in events:
+        whose = (event.resource, event.subresource, event.namespace)
+        if whose != ("pods", "", namespace) or not 200 <= event.code < 300:
+            continue
+        if event.verb == "create":
+            asked.discard(event.name)
+        elif event.verb == "delete" and event.user != by:
+            asked.add(event.name)
+        elif event.verb == "delete" and event.name not in asked:
+            taken.add(event.name)
+    return taken
