@@ -21,6 +21,11 @@ def test_many_runs_in_which_trainer_and_engines_take_turns():
     assert regrouped > RUNS / 4  # nor of GPUs that were grouped anew meanwhile
 
 
+@pytest.mark.parametrize("seed", [122430, 123413])
+def test_a_lease_is_put_back_and_lost_before_the_operator_looks(seed):
+    assert taking_turns.run(seed).both == []
+
+
 @pytest.mark.parametrize("defect", taking_turns.CONTROLS)
 def test_what_keeps_their_turns_apart_is_missed(defect):
     assert any(taking_turns.run(seed, defect=defect).both for seed in range(FINDING))

@@ -287,9 +287,15 @@ class World:
     # --- what others do to the Lease
 
     def lose_lease(self) -> None:
-        """It is deleted, emptied, or put back; an operator that has seen it takes it up."""
-        operator = self.operator
-        operator.said = self.said if lost_lease.was_begun(self.said) else operator.said
+        """It is deleted, emptied, or put back; an operator that has seen it takes it up.
+
+        One that had been put back before it was lost says less than is known: its stream tells of
+        each state (``controller.memory.last_said``).
+        """
+        operator, known = self.operator, self.operator.said
+        if lost_lease.was_begun(self.said):
+            back = known is not None and lost_lease.is_put_back(self.said, known)
+            operator.said = known if back else self.said
         which = self.choose(3)
         if which == 0:
             self.lease = None
