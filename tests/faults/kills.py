@@ -138,7 +138,8 @@ class Reference:
     """The run without faults."""
 
     ledger: Ledger
-    counted: int  # writes of every kind: each is a point
+    counted: int  # writes of every kind: each is a point, where a run has as many
+    sure: int  # of these, creates and deletes: each run has as many
     writes: int  # without Events
 
 
@@ -147,6 +148,7 @@ class _Run:
     result: Result
     ledger: Ledger
     counted: int
+    sure: int
     writes: int
     slips: frozenset[str] = frozenset()  # without a fault: engines that KWOK took a pod of
 
@@ -169,6 +171,7 @@ def fault_free(lab: Lab, workload: Workload, runs: int = 2) -> Reference:
     return Reference(
         ledger=found[0].ledger,
         counted=min(run.counted for run in found),
+        sure=min(run.sure for run in found),
         writes=max(run.writes for run in found),
     )
 
@@ -249,6 +252,7 @@ def _run(
             ),
             ledger=ledger,
             counted=lab.proxy.write_count,
+            sure=lab.writes(("create", "delete")),
             writes=lab.writes(),
             slips=frozenset(lab.slips(pool) if kill is None else ()),
         )
@@ -275,4 +279,4 @@ def _strike(lab: Lab, pool: FaultPool, stop: Stop) -> bool:
 def _abandoned(point: str, problems: list[str]) -> _Run:
     empty = Ledger(creates={}, deletes={})
     result = Result(point=point, problems=["before the fault: ", *problems])
-    return _Run(result=result, ledger=empty, counted=0, writes=0)
+    return _Run(result=result, ledger=empty, counted=0, sure=0, writes=0)

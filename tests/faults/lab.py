@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -254,12 +254,12 @@ class Lab:
         found = [*self.monitor.broken(pool.namespace), *foreign_writes(self.proxy.writes, pools)]
         return [str(violation) for violation in found]
 
-    def writes(self) -> int:
+    def writes(self, verbs: Collection[str] = WRITES) -> int:
         """Writes of the operator since the counters were reset, Events left out."""
         return sum(
             n
             for kind, n in self.proxy.counts.items()
-            if kind.split()[0] in WRITES and not kind.endswith("events")
+            if kind.split()[0] in verbs and not kind.endswith("events")
         )
 
 
