@@ -245,6 +245,9 @@ def _pod(pod: Json) -> Json:
     if spec.get("hostname") == pod["metadata"]["name"]:
         spec["hostname"] = "its name"  # which counts its attempts
     _forget_its_place(spec)
+    for volume in spec.get("volumes", ()):
+        if path := volume.get("hostPath", {}).get("path"):  # which counts for one namespace
+            volume["hostPath"]["path"] = path.replace(pod["metadata"]["namespace"], "its namespace")
     passing = ("sglang-operator.dev/attempt", "sglang-operator.dev/failures-in-a-row")
     annotations = pod["metadata"].get("annotations", {})
     return {

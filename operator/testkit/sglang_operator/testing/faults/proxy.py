@@ -88,6 +88,7 @@ class Proxy:
         self.writes: list[Write] = []
         self.write_count = 0
         self.last_request = time.monotonic()
+        self._owners = Owners()
 
     # --- life
 
@@ -294,13 +295,12 @@ class _Exchange:
         return Answer(upstream.status, body, headers)
 
     def _record(self, status: int, body: bytes) -> None:
-        metadata = _object(body).get("metadata", {}) if status < 400 else {}
-        owner = _controller(metadata)
+        uid, owner = self._proxy._owners.of(_object(body) if status < 400 else {})
         write = Write(
             request=self.request,
             status=status,
             at=time.monotonic(),
-            uid=metadata.get("uid", ""),
+            uid=uid,
             owner=owner.get("uid", ""),
             owner_name=owner.get("name", ""),
             owner_sent=_controller(self._sent.get("metadata", {})).get("uid", ""),
@@ -321,6 +321,23 @@ class _Exchange:
         epoch = self._proxy._epoch
         while epoch == self._proxy._epoch:
             await asyncio.sleep(0.05)
+
+
+class Owners:
+    """Who controls the objects that were answered: what is deleted at once is named in a Status."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, Mapping[str, Any]] = {}  # by UID of what they control
+
+    def of(self, answer: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+        """UID of the object that this answer is about, and the reference to its controller."""
+        if answer.get("kind") == "Status":
+            uid = answer.get("details", {}).get("uid", "")
+            return uid, self._known.pop(uid, {})
+        metadata = answer.get("metadata", {})
+        uid, owner = metadata.get("uid", ""), _controller(metadata)
+        self._known[uid] = owner
+        return uid, owner
 
 
 async def _feed(upstream: aiohttp.ClientResponse, stream: Stream) -> None:
