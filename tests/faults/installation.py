@@ -14,7 +14,8 @@ import yaml
 from sglang_operator.testing import credentials, installed
 from sglang_operator.testing.faults import Match, ProxiedOperator
 from sglang_operator.testing.faults.rules import Reply
-from tests.faults.lab import FaultPool, Lab, Result, teach_garbage_collector
+from tests import collecting
+from tests.faults.lab import FaultPool, Lab, Result
 from tests.faults.surroundings import four
 from tests.faults.watches import judged_restarted
 
@@ -126,7 +127,7 @@ def _reinstall(lab: Lab, pool: FaultPool) -> list[str]:
     tried = lab.writes()
     problems = [f"{tried} writes without a definition"] if tried > 2 else []
     lab.operator.install()
-    teach_garbage_collector(lab.plane)
+    collecting.teach(lab.plane)
     lab.wait(lambda: not pool.all_pods(), "the old pods to be collected", 60)
     four(pool)
     problems += lab.settle(pool, 60)

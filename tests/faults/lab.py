@@ -18,6 +18,7 @@ from sglang_operator.testing.faults.lives import KIND, controller
 from sglang_operator.testing.faults.reference import differences
 from sglang_operator.testing.faults.traffic import WRITES
 from sglang_operator.testing.running import pause_after
+from tests import collecting
 from tests.builders import guide_spec
 from tests.faults.rendezvous import Rendezvous
 
@@ -32,7 +33,6 @@ CONVERGE_SECONDS = 40.0
 QUIET_SECONDS = 0.3
 OURS = Match(agent=Agent.OPERATOR)
 NODES = "12x8"
-CONTROLLER_MANAGER = "kube-controller-manager"
 
 
 class FaultPool:
@@ -268,7 +268,7 @@ def lab(plane: ControlPlane, package: Path | None = None) -> Iterator[Lab]:
     """A lab on this plane; its operator is started."""
     with Proxy(plane.url, ca_file=plane.ca_file) as proxy:
         ProxiedOperator(plane, proxy, name="installer").install()
-        teach_garbage_collector(plane)
+        collecting.teach(plane)
         with Monitor(plane.url, ca_file=plane.ca_file, token=plane.admin_token) as monitor:
             made = Lab(plane, proxy, monitor, package)
             made.operator.start()
@@ -277,28 +277,3 @@ def lab(plane: ControlPlane, package: Path | None = None) -> Iterator[Lab]:
                     yield made
             finally:
                 made.operator.kill()
-
-
-def teach_garbage_collector(plane: ControlPlane) -> None:
-    """It looks for new kinds every 30 s, and at its start; until then it collects no pool."""
-    plane.stop_component(CONTROLLER_MANAGER)
-    plane.start_component(CONTROLLER_MANAGER)
-    made = {
-        "apiVersion": "sglang-operator.dev/v1alpha1",
-        "kind": KIND,
-        "metadata": {"name": "probe"},
-        "spec": guide_spec(),
-    }
-    path = f"{GROUP}/namespaces/default/sglanginferences"
-    owner = plane.api.post(path, made)["metadata"]
-    reference = {
-        "apiVersion": "sglang-operator.dev/v1alpha1",
-        "kind": KIND,
-        "name": "probe",
-        "uid": owner["uid"],
-    }
-    child = {"metadata": {"name": "probe", "ownerReferences": [reference]}}
-    plane.api.post("/api/v1/namespaces/default/configmaps", child)
-    plane.api.delete(f"{path}/probe")
-    there = "/api/v1/namespaces/default/configmaps/probe"
-    plane.wait(lambda: not plane.api.exists(there), 60, "the garbage collector to know pools")

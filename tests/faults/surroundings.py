@@ -11,7 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from sglang_operator.testing import ApiError, errors, installed
 from sglang_operator.testing.faults import Match
 from sglang_operator.testing.faults.traffic import WRITES
-from tests.faults.lab import CONTROLLER_MANAGER, FaultPool, Json, Lab, Result
+from tests.collecting import CONTROLLER_MANAGER
+from tests.faults.lab import FaultPool, Json, Lab, Result
 from tests.faults.points import judged
 from tests.faults.watches import judged_restarted
 
@@ -244,13 +245,16 @@ def _orphaned(lab: Lab, pool: FaultPool) -> list[str]:
         lab.monitor.release(uid)
     for pod in pool.all_pods():
         pool.plane.api.delete(pool.pod_path(pod["metadata"]["name"]) + "?gracePeriodSeconds=0")
-    for plural in ("services/pool", "configmaps/pool-engines"):
-        pool.plane.api.delete(f"/api/v1/namespaces/{pool.namespace}/{plural}")
-    budget = f"/apis/policy/v1/namespaces/{pool.namespace}/poddisruptionbudgets/pool-engines"
-    pool.plane.api.delete(budget)
-    pool.plane.api.delete(
-        f"/apis/coordination.k8s.io/v1/namespaces/{pool.namespace}/leases/pool-weights"
-    )
+    # All that the conflict names.
+    of = f"namespaces/{pool.namespace}"
+    for path in (
+        f"/api/v1/{of}/services/pool",
+        f"/api/v1/{of}/configmaps/pool-engines",
+        f"/apis/policy/v1/{of}/poddisruptionbudgets/pool-engines",
+        f"/apis/coordination.k8s.io/v1/{of}/leases/pool-weights",
+        f"/apis/apps/v1/{of}/controllerrevisions",
+    ):
+        pool.plane.api.delete(path)
     return lab.settle(pool, 45)
 
 

@@ -17,7 +17,7 @@ from generators.chart.generated import CHART
 from sglang_operator.api import names
 from sglang_operator.testing import ControlPlane
 from sglang_operator.testing.installed import InstalledOperator
-from tests import releases
+from tests import collecting, releases
 from tests.integration.chart.helm import IMAGE, NAMESPACE, RELEASE, Helm, programs
 from tests.integration.pools import PoolUnderTest
 
@@ -123,14 +123,9 @@ def test_a_release_that_does_not_keep_the_definition_takes_its_pools_along(plane
     in_namespace(helm, "upgrade", "--install", str(CHART), *options)
     operator = InstalledOperator(plane)
     operator.start()
-    # Garbage collection learns of a kind every 30 s; what it has not met before the definition
-    # goes, it never collects.
-    pool.apply(replicas=1)
-    pool.wait_ready()
-    pool.delete()
-    plane.wait(lambda: pool.all_pods() == [], 60, "garbage collection to know of pools")
     pool.apply(replicas=2)
     pool.wait_ready()
+    collecting.teach(plane)
     in_namespace(helm, "uninstall", "--wait", "--timeout=60s")
     operator.stop()  # as its pods are; without its roles it would end by itself
     plane.wait(lambda: not exists(plane), 30, "the definition to go")
